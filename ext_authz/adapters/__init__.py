@@ -1,0 +1,1 @@
+"""What connects the rules of authorization to Envoy, files and issuers."""

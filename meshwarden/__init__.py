@@ -1,0 +1,1 @@
+"""The command line, and what every service shares; knows no service's rules."""

@@ -1,0 +1,1 @@
+"""What every service shares and touches the world: servers, files, stores, telemetry."""

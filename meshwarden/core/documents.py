@@ -1,0 +1,199 @@
+"""YAML text to plain values that remember where they stood, so that every fault can name its file and line.
+
+Knows YAML, and the envelope of a resource (`apiVersion`, `kind`, `metadata`, `spec`); knows no kind's fields.
+Refused here: syntax errors, duplicate keys, anchors that expand without bound, keys that are not strings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from meshwarden.core.faults import InvalidInput, Problem
+
+API_VERSION = "meshwarden.io/v1alpha1"
+KINDS = ("TokenIssuer", "AccessRole", "AccessRoleBinding", "AccessPolicy", "RateLimit")
+NODES_AT_MOST = 2_000_000
+"""A file's nodes with its aliases expanded: more is a file made to exhaust memory."""
+
+Path = tuple[str | int, ...]
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document: its value, and the line (from 1) of each path in it.
+
+    `kind` and `name` are empty where the document has no resource envelope (a plain rate-limit file).
+    """
+
+    file: str
+    value: Any
+    lines: Mapping[Path, int] = field(repr=False)
+    kind: str = ""
+    name: str = ""
+
+    def line(self, path: Path = ()) -> int:
+        """The line of `path`, or of its nearest parent that stands in the file."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+    def problem(self, what: str, path: Path = (), hint: str = "") -> Problem:
+        return Problem(self.file, self.line(path), what, hint)
+
+
+class _Reader:
+    """Turns the nodes of one document into a value and the lines of its paths."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.lines: dict[Path, int] = {}
+        self.problems: list[Problem] = []
+        self._constructor = yaml.SafeLoader("")
+        self._count = 0
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self._count += 1
+        if self._count > NODES_AT_MOST:
+            raise InvalidInput([Problem(self.file, 0, "the file expands to too many values")])
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
+        try:
+            return self._constructor.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            self.problems.append(
+                Problem(self.file, node.start_mark.line + 1, f"not a readable value: {error}")
+            )
+            return None
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if key_node.tag != "tag:yaml.org,2002:str":
+                what = f"a key must be a string, not {key_node.value!r}"
+                self.problems.append(Problem(self.file, line, what, "put it in quotes"))
+                continue
+            key = str(key_node.value)
+            if key in result:
+                self.problems.append(Problem(self.file, line, f"the key '{key}' stands twice"))
+                continue
+            self.lines[(*path, key)] = line
+            result[key] = self.value(value_node, (*path, key))
+        return result
+
+
+def compose(file: str, text: str) -> list[yaml.Node]:
+    """The node tree of each document in `text`. Raises `InvalidInput` for what is not YAML, naming the line."""
+    try:
+        return [node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = f"not YAML: {error.problem or error.context}"
+        raise InvalidInput([Problem(file, mark.line + 1 if mark else 0, what)]) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InvalidInput([Problem(file, 0, f"not YAML: {type(error).__name__}")]) from None
+
+
+def decode(file: str, content: bytes) -> str:
+    """The text of a file. Raises `InvalidInput` where it is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InvalidInput([Problem(file, line, "not UTF-8 text", "save the file as UTF-8")]) from None
+
+
+def parse(file: str, content: bytes) -> list[Document]:
+    """The documents of one YAML file. Raises `InvalidInput` with everything that is wrong in it."""
+    documents, problems = [], []
+    for node in compose(file, decode(file, content)):
+        reader = _Reader(file)
+        try:
+            value = reader.value(node, ())
+        except RecursionError:
+            raise InvalidInput([Problem(file, 0, "nested too deeply")]) from None
+        problems.extend(reader.problems)
+        kind = value.get("kind", "") if isinstance(value, dict) else ""
+        metadata = value.get("metadata") if isinstance(value, dict) else None
+        name = metadata.get("name", "") if isinstance(metadata, dict) else ""
+        documents.append(Document(file, value, reader.lines, str(kind or ""), str(name or "")))
+    if problems:
+        raise InvalidInput(problems)
+    return documents
+
+
+def parse_json(file: str, content: bytes) -> Any:
+    """The value of a JSON file. Raises `InvalidInput`, naming the line."""
+    try:
+        return json.loads(decode(file, content))
+    except json.JSONDecodeError as error:
+        raise InvalidInput([Problem(file, error.lineno, f"not JSON: {error.msg}")]) from None
+    except RecursionError:
+        raise InvalidInput([Problem(file, 0, "nested too deeply")]) from None
+
+
+def envelope_problems(document: Document) -> Iterator[Problem]:
+    """What is wrong with a resource's `apiVersion`, `kind` and `metadata.name`."""
+    value = document.value
+    if not isinstance(value, dict):
+        yield document.problem("a resource must be a mapping with apiVersion, kind, metadata and spec")
+        return
+    if value.get("apiVersion") != API_VERSION:
+        yield document.problem(
+            f"apiVersion must be '{API_VERSION}', not {value.get('apiVersion')!r}", ("apiVersion",)
+        )
+    if document.kind not in KINDS:
+        yield document.problem(
+            f"unknown kind '{document.kind}'", ("kind",), hint_for(document.kind, KINDS)
+        )
+    if not document.name:
+        yield document.problem("metadata.name is missing", ("metadata",), "give the resource a name")
+
+
+def validate(document: Document, model: type[Model]) -> Model:
+    """The document as `model`. Raises `InvalidInput` with one problem for each field that is wrong."""
+    try:
+        return model.model_validate(document.value)
+    except pydantic.ValidationError as error:
+        problems = [
+            document.problem(*_described(detail, model)) for detail in error.errors(include_url=False)
+        ]
+        raise InvalidInput(problems) from None
+
+
+def _described(detail: Any, model: type[pydantic.BaseModel]) -> tuple[str, Path, str]:
+    path = tuple(part for part in detail["loc"] if isinstance(part, (str, int)))
+    where = ".".join(str(part) for part in path)
+    if detail["type"] == "extra_forbidden":
+        return f"unknown field '{where}'", path, hint_for(str(path[-1]), _field_names(model))
+    if detail["type"] == "missing":
+        return f"'{where}' is missing", path[:-1], ""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return (f"{where}: {message}" if where else message), path, ""
+
+
+def _field_names(model: type[pydantic.BaseModel]) -> set[str]:
+    """Every field name that occurs anywhere in the model's schema, for a hint."""
+    names: set[str] = set()
+    schema = model.model_json_schema(by_alias=True)
+    for part in (schema, *schema.get("$defs", {}).values()):
+        names.update(part.get("properties", {}))
+    return names
+
+
+def hint_for(wrong: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or the known words where none is near."""
+    words = sorted(known)
+    near = difflib.get_close_matches(wrong, words, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(words)}"

@@ -1,0 +1,82 @@
+"""A configuration that is taken whole or not at all; the last good one keeps serving.
+
+    Bundle (files as bytes) --compile--> Snapshot (a service's own, immutable)
+                                 |
+                                 +-- InvalidInput: refused, the current snapshot stays, the refusal is kept to be shown
+
+Holds the rule alone. Where bundles come from (a folder, a stream, Kubernetes) is the business of
+`meshwarden.adapters.folder_source` and its kin; what a snapshot is, each service's `core` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from meshwarden.core.faults import InvalidInput, Problem
+
+SnapshotType = TypeVar("SnapshotType")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All files that a snapshot is made of: name to content, names relative to the folder.
+
+    `unreadable` lists what is there but could not be read; it makes the whole bundle refused.
+    """
+
+    files: Mapping[str, bytes]
+    unreadable: tuple[Problem, ...] = ()
+    version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256()
+        for name in sorted(self.files):
+            for part in (name.encode(), self.files[name]):
+                digest.update(len(part).to_bytes(8, "big") + part)
+        object.__setattr__(self, "version", digest.hexdigest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A value, not an exception: a refused configuration is an ordinary answer."""
+
+    version: str
+    problems: tuple[Problem, ...]
+
+
+class SnapshotHolder(Generic[SnapshotType]):
+    """The current snapshot of one service, and why the newest bundle was refused, if it was."""
+
+    def __init__(self, compile_bundle: Callable[[Bundle], SnapshotType]) -> None:
+        self._compile = compile_bundle
+        self.current: SnapshotType | None = None
+        self.version = ""
+        self.refusal: Refused | None = None
+
+    def offer(self, bundle: Bundle) -> Accepted | Unchanged | Refused:
+        """Compile `bundle` and swap it in, or refuse it and keep what is there."""
+        if bundle.version == self.version and not bundle.unreadable:
+            self.refusal = None
+            return Unchanged(bundle.version)
+        try:
+            if bundle.unreadable:
+                raise InvalidInput(bundle.unreadable)
+            compiled = self._compile(bundle)
+        except InvalidInput as error:
+            self.refusal = Refused(bundle.version, error.problems)
+            return self.refusal
+        self.current, self.version, self.refusal = compiled, bundle.version, None
+        return Accepted(bundle.version)

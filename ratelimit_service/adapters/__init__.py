@@ -1,0 +1,1 @@
+"""What connects the rules of rate limiting to Envoy, files and stores."""

@@ -1,0 +1,1 @@
+"""Tests; how they are laid out stands in CONTRIBUTING.md."""

@@ -1,0 +1,1 @@
+"""What several tests share: real programs on loopback, and makers of requests."""
