@@ -1,0 +1,109 @@
+"""The real Envoy of `make install`, run with a bootstrap document for the length of a block.
+
+Builds no bootstrap: `meshwarden.adapters.envoy` does.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx2
+import yaml
+
+from tests.support.processes import CHECKOUT, Running, running
+
+
+@dataclass(frozen=True)
+class RunningEnvoy:
+    """An Envoy that answers requests; its access log is `process.output`."""
+
+    process: Running
+    gateway: str
+    admin: str
+
+    @property
+    def access_log(self) -> list[dict[str, Any]]:
+        """The complete entries written so far; Envoy flushes them every 50 ms."""
+        complete = self.process.output.rpartition("\n")[0]
+        return [json.loads(line) for line in complete.splitlines()]
+
+    def stat(self, name: str) -> int:
+        """The value of one counter or gauge now; 0 where Envoy doesn't know it yet."""
+        answer = httpx2.get(f"{self.admin}/stats", params={"format": "json", "filter": f"^{name}$"})
+        values = [found["value"] for found in answer.json()["stats"] if found.get("name") == name]
+        return int(values[0]) if values else 0
+
+
+def envoy_binary() -> Path:
+    """Where `make install` put Envoy. Fails, saying so, where it didn't."""
+    pattern = ".tools/envoy/lib/python3.*/site-packages/envoy/_bin/envoy"
+    for found in sorted(CHECKOUT.glob(pattern)):
+        return found
+    raise AssertionError(f"no Envoy at {CHECKOUT / pattern}: run `make install`")
+
+
+def validate(document: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+    """What `envoy --mode validate` says about a bootstrap: `returncode` 0 where it is accepted."""
+    with TemporaryDirectory(prefix="meshwarden-test-") as folder:
+        return subprocess.run(
+            [*_command(_written(document, Path(folder))), "--mode", "validate"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+
+@contextmanager
+def running_envoy(document: Mapping[str, Any]) -> Iterator[RunningEnvoy]:
+    """Run Envoy with `document` and yield it once it is ready.
+
+    Ports in the document may be 0: `gateway` and `admin` say which ones Envoy got.
+    """
+    with TemporaryDirectory(prefix="meshwarden-test-") as name:
+        folder = Path(name)
+        address_file = folder / "admin-address"
+        command = [
+            *_command(_written(document, folder)),
+            *("--admin-address-path", str(address_file)),
+            *("--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"),
+            *("--file-flush-interval-msec", "50"),
+            *("--drain-time-s", "1", "--parent-shutdown-time-s", "2"),
+        ]
+        with running(command) as process:
+            process.wait_until(
+                lambda: address_file.exists() and address_file.read_text(), "Envoy has an admin"
+            )
+            admin = f"http://{address_file.read_text().strip()}"
+            process.wait_until(lambda: _is_ready(admin), "Envoy is ready")
+            yield RunningEnvoy(process, f"http://{_listener(admin)}", admin)
+
+
+def _written(document: Mapping[str, Any], folder: Path) -> Path:
+    file = folder / "bootstrap.yaml"
+    file.write_text(yaml.safe_dump(dict(document)))
+    return file
+
+
+def _command(bootstrap: Path) -> list[str]:
+    return [str(envoy_binary()), "--config-path", str(bootstrap)]
+
+
+def _is_ready(admin: str) -> bool:
+    try:
+        return httpx2.get(f"{admin}/ready", timeout=1).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def _listener(admin: str) -> str:
+    statuses = httpx2.get(f"{admin}/listeners", params={"format": "json"}).json()
+    address = statuses["listener_statuses"][0]["local_address"]["socket_address"]
+    return f"{address['address']}:{address['port_value']}"
