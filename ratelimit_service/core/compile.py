@@ -1,0 +1,100 @@
+"""From a bundle of files to rules, taken whole or refused with every fault of every file.
+
+A bundle may hold other services' resources: known kinds that are not ours are passed over, unknown
+kinds are faults. A file without a kind is an envoyproxy/ratelimit file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshwarden.core.documents import KINDS, Document, hint_for, validate
+from meshwarden.core.faults import InvalidInput, Problem
+from meshwarden.core.snapshot import Bundle
+from ratelimit_service.core import source
+from ratelimit_service.core.grammar import TEXT_KEYS, DomainSpec, TypedReader, key_problems
+from ratelimit_service.core.model import Options, Rules
+from ratelimit_service.core.resource import RateLimitResource
+from ratelimit_service.core.source import Mapping, Scalar, Value
+from ratelimit_service.core.tree import TreeBuilder
+
+KIND = "RateLimit"
+
+
+def compile_limits(
+    bundle: Bundle, *, merges_domains: bool = False, options: Options | None = None
+) -> Rules:
+    """The rules that `bundle` describes. Raises `InvalidInput` with all that is wrong in it."""
+    problems = list(bundle.unreadable)
+    specs: list[DomainSpec] = []
+    for file in sorted(filter(_is_ours, bundle.files)):
+        try:
+            for document in source.read(file, bundle.files[file]):
+                specs.extend(_specs(file, document, problems))
+        except InvalidInput as error:
+            problems.extend(error.problems)
+    builder = TreeBuilder(merges_domains=merges_domains)
+    for spec in specs:
+        builder.add(spec)
+    problems.extend(builder.problems)
+    if problems:
+        raise InvalidInput(problems)
+    return Rules(builder.domains, options or Options())
+
+
+def reference_message(problem: Problem) -> str:
+    """`problem` as the reference words it: the file, then what is wrong, without a line."""
+    return f"{problem.file}: {problem.what}"
+
+
+def _is_ours(file: str) -> bool:
+    return file.endswith((".yaml", ".yml")) and not file.endswith((".test.yaml", ".test.yml"))
+
+
+def _specs(file: str, document: Value, problems: list[Problem]) -> Iterator[DomainSpec]:
+    """The document's domain, if it has one that can be read so far as to be judged further."""
+    kind = document.get("kind") if isinstance(document, Mapping) else None
+    if isinstance(kind, Scalar):
+        if kind.text != KIND:
+            if kind.text not in KINDS:
+                hint = hint_for(kind.text, KINDS)
+                problems.append(Problem(file, kind.line, f"unknown kind '{kind.text}'", hint))
+            return
+        found = _resource_problems(file, document)
+        specification = document.get("spec") if isinstance(document, Mapping) else None
+        document = specification or document
+    else:
+        found = list(key_problems(file, document))
+    if not found:
+        reader = TypedReader(file)
+        spec = reader.domain(document)
+        found = reader.problems
+        if not found:
+            yield spec
+    problems.extend(found)
+
+
+def _resource_problems(file: str, value: Value) -> list[Problem]:
+    """What is wrong with the shape of a RateLimit resource."""
+    plain = source.plain(value, texts=TEXT_KEYS)
+    document = Document(file, plain, dict(source.lines(value)), KIND)
+    try:
+        validate(document, RateLimitResource)
+    except InvalidInput as error:
+        return list(error.problems)
+    return list(_repeated_keys(file, value))
+
+
+def _repeated_keys(file: str, value: Value) -> Iterator[Problem]:
+    """Keys that stand twice in one mapping: yaml.v2 takes the last, a resource is refused."""
+    if isinstance(value, Mapping):
+        seen: set[str] = set()
+        for key, inner in value.items:
+            name = key.text if isinstance(key, Scalar) else ""
+            if name in seen:
+                yield Problem(file, key.line, f"the key '{name}' stands twice")
+            seen.add(name)
+            yield from _repeated_keys(file, inner)
+    elif isinstance(value, source.Sequence):
+        for item in value.items:
+            yield from _repeated_keys(file, item)

@@ -1,0 +1,41 @@
+"""The name of a counter in its store.
+
+Two formats. Ours is injective: unit, window, domain, keys and values each stand with their length,
+so no value that a client sends can reach the counter of another descriptor. The reference's joins
+with `_` and escapes nothing: it is there for a rolling change on one Redis, and its collisions come
+with it (("a", "b_c") counts as ("a_b", "c"), and two units share a key whenever their windows start
+together).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ratelimit_service.core.model import Descriptor, Options
+from ratelimit_service.core.window import Window
+
+KEY_FORMATS = ("meshwarden", "envoyproxy")
+
+
+def counter_key(
+    domain: str, values: Sequence[tuple[str, str]], *, window: Window, options: Options
+) -> str:
+    """The key of the counter of `values` (key and value of each entry, as counted) in `window`."""
+    if options.key_format == "envoyproxy":
+        joined = "".join(f"{key}_{value}_" for key, value in values)
+        return f"{options.key_prefix}{domain}_{joined}{window.start}"
+    framed = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in values)
+    place = f"rl:{window.unit.name.lower()}:{window.start}:{len(domain)}:{domain}"
+    return f"{options.key_prefix}{place}{framed}"
+
+
+def counted_values(
+    descriptor: Descriptor, shared_values: Sequence[tuple[int, str]]
+) -> list[tuple[str, str]]:
+    """Key and value of each entry as they are counted: a shared wildcard's pattern instead of the
+    value.
+    """
+    values = [(entry.key, entry.value) for entry in descriptor.entries]
+    for index, pattern in shared_values:
+        values[index] = (values[index][0], pattern)
+    return values

@@ -1,0 +1,201 @@
+"""The nouns of rate limiting: what is asked, the rule that answers it, and the answer.
+
+    DescriptorSet (domain, descriptors, hits) --lookup--> Limit (the rule) --counters--> Decision
+
+What is made for each request is a NamedTuple, which costs a third of a frozen dataclass.
+Values alone: how a rule is found is `lookup`, how a count becomes an answer is `decide` and
+`answer`. Source: `envoy.service.ratelimit.v3` (`RateLimitRequest`, `RateLimitResponse`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from meshwarden.core.faults import InvalidInput
+from ratelimit_service.core.window import Unit, Window
+
+UNLIMITED_REMAINING = 2**32 - 1
+"""`limit_remaining` of an unlimited descriptor: the field's largest value."""
+
+Metadata = Mapping[str, Any]
+
+
+class Code(IntEnum):
+    """`RateLimitResponse.Code`, with its wire numbers."""
+
+    OK = 1
+    OVER_LIMIT = 2
+
+
+class UnanswerableRequest(InvalidInput):
+    """A request that names no domain or no descriptor: a gRPC error of code UNKNOWN, as in the
+    reference.
+    """
+
+
+class Entry(NamedTuple):
+    """One key and value of a descriptor; an empty value is a value."""
+
+    key: str
+    value: str = ""
+
+
+class Override(NamedTuple):
+    """The limit that a descriptor brings along (`RateLimitDescriptor.limit`); `unit` is a wire
+    number.
+    """
+
+    requests_per_unit: int
+    unit: int
+
+
+class Descriptor(NamedTuple):
+    """What is counted together; `hits_addend` None means "as the request says", 0 "look, don't
+    count".
+    """
+
+    entries: tuple[Entry, ...]
+    override: Override | None = None
+    hits_addend: int | None = None
+    is_negative_hits: bool = False
+
+
+class DescriptorSet(NamedTuple):
+    """One request: every descriptor is looked up and counted in `domain`."""
+
+    domain: str
+    descriptors: tuple[Descriptor, ...]
+    hits_addend: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The rule, never the number: so many requests per unit, and what else was configured beside
+    it.
+
+    `full_key` names the rule in statistics and in `/rlconfig`: `domain.key[_value].key[_value]...`.
+    """
+
+    full_key: str
+    requests_per_unit: int = 0
+    unit: Unit = Unit.UNKNOWN
+    unlimited: bool = False
+    name: str = ""
+    replaces: frozenset[str] = frozenset()
+    shadow_mode: bool = False
+    quota_mode: bool = False
+    detailed_metric: bool = False
+    metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A limit found for a descriptor.
+
+    `path` is the domain and the configured `key[_value]` of each level. `shared_values` holds
+    (index of the entry, pattern) where all values of a wildcard share one counter.
+    """
+
+    limit: Limit
+    path: tuple[str, ...]
+    statistics_key: str
+    shared_values: tuple[tuple[int, str], ...] = ()
+
+
+class Increment(NamedTuple):
+    """Hits for one counter: negative to give back, 0 to read. The counter is forgotten after its
+    window.
+    """
+
+    key: str
+    hits: int
+    window: Window
+
+
+class Count(NamedTuple):
+    """What counting did, for statistics; `hits` is negative where hits were given back."""
+
+    statistics_key: str
+    hits: int
+    after: int
+
+
+class Status(NamedTuple):
+    """The answer for one descriptor; without a limit it is OK and says no more.
+
+    `is_over` is the truth of the counter, which `shadow_mode` hides from `code`.
+    """
+
+    code: Code = Code.OK
+    limit: Limit | None = None
+    limit_remaining: int = 0
+    reset_seconds: int = 0
+    is_over: bool = False
+    count: Count | None = None
+
+
+class Decision(NamedTuple):
+    """The answer for a request: `statuses` stand in the order of its descriptors."""
+
+    code: Code
+    statuses: tuple[Status, ...]
+    headers: tuple[tuple[str, str], ...] = ()
+    metadata: Metadata | None = None
+    is_shadowed: bool = False
+    """Over the limit, and let through by the service-wide shadow mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderNames:
+    """The response headers of the service itself (not Envoy's own `x-ratelimit-*`)."""
+
+    limit: str = "RateLimit-Limit"
+    remaining: str = "RateLimit-Remaining"
+    reset: str = "RateLimit-Reset"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What holds for every request whatever its limits (environment variables of the reference)."""
+
+    shadow_mode: bool = False
+    quota_mode: bool = False
+    header_names: HeaderNames | None = None
+    has_dynamic_metadata: bool = False
+    key_format: str = "meshwarden"
+    key_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wildcard:
+    """A configured `key_value` with `*`, split at each `*`; `value` is what the configuration
+    wrote.
+    """
+
+    parts: tuple[str, ...]
+    value: str
+    shares_threshold: bool
+    node: Node
+
+
+@dataclass(slots=True)
+class Node:
+    """One level's entry of the configuration; without a limit and without children it admits
+    everything.
+    """
+
+    match: Match | None = None
+    children: dict[str, Node] = field(default_factory=dict)
+    wildcards: list[Wildcard] = field(default_factory=list)
+    value_to_metric: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The whole configuration, compiled; not changed once built."""
+
+    domains: Mapping[str, Node]
+    options: Options = Options()

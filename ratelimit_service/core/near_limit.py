@@ -1,0 +1,56 @@
+"""How hits are tallied in statistics: within the limit, near it, over it.
+
+"Near" begins at the configured share of the limit (0.8 by default). One count may fall into several
+tallies: hits that cross the threshold or the limit are split there. Source: envoyproxy/ratelimit's
+statistics.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+
+from ratelimit_service.core.model import Limit
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What one count adds to the statistics of its limit."""
+
+    total_hits: int = 0
+    over_limit: int = 0
+    near_limit: int = 0
+    within_limit: int = 0
+    shadow_mode: int = 0
+    total_negative_hits: int = 0
+
+
+def near_threshold(requests_per_unit: int, near_limit_ratio: float) -> int:
+    """The count above which hits are near: the product in 32-bit floats, as the reference computes
+    it.
+    """
+    return math.floor(_float32(_float32(requests_per_unit) * _float32(near_limit_ratio)))
+
+
+def _float32(number: float) -> float:
+    rounded: float = struct.unpack("f", struct.pack("f", number))[0]
+    return rounded
+
+
+def tally(limit: Limit, *, hits: int, after: int, near_limit_ratio: float) -> Tally:
+    """The tallies of `hits` that brought the counter of `limit` to `after`."""
+    if hits < 0:
+        return Tally(total_negative_hits=-hits)
+    allowed = limit.requests_per_unit
+    before = after - hits
+    threshold = near_threshold(allowed, near_limit_ratio)
+    if after <= allowed:
+        near = 0 if after <= threshold else hits if before >= threshold else after - threshold
+        return Tally(total_hits=hits, within_limit=hits, near_limit=near)
+    if before >= allowed:
+        over, near = hits, 0
+    else:
+        over, near = after - allowed, allowed - max(threshold, before)
+    shadow = over if limit.shadow_mode else 0
+    return Tally(total_hits=hits, over_limit=over, near_limit=near, shadow_mode=shadow)
