@@ -27,7 +27,7 @@ def pool() -> descriptor_pool.DescriptorPool:
     result = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(content).file:
         _add_newer_fields(file)
-        result.Add(file)  # type: ignore[no-untyped-call]
+        result.Add(file)
     return result
 
 
@@ -48,4 +48,4 @@ def _add_newer_fields(file: descriptor_pb2.FileDescriptorProto) -> None:
 @cache
 def message_class(full_name: str) -> Any:
     """The class of a message, such as `envoy.service.auth.v3.CheckRequest`."""
-    return message_factory.GetMessageClass(pool().FindMessageTypeByName(full_name))  # type: ignore[no-untyped-call]
+    return message_factory.GetMessageClass(pool().FindMessageTypeByName(full_name))

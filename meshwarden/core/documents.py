@@ -96,7 +96,9 @@ class _Reader:
 def compose(file: str, text: str) -> list[yaml.Node]:
     """The node tree of each document in `text`. Raises `InvalidInput` for what is not YAML, naming the line."""
     try:
-        return [node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None]
+        return [
+            node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None
+        ]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = f"not YAML: {error.problem or error.context}"
@@ -111,7 +113,9 @@ def decode(file: str, content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InvalidInput([Problem(file, line, "not UTF-8 text", "save the file as UTF-8")]) from None
+        raise InvalidInput(
+            [Problem(file, line, "not UTF-8 text", "save the file as UTF-8")]
+        ) from None
 
 
 def parse(file: str, content: bytes) -> list[Document]:
@@ -147,7 +151,9 @@ def envelope_problems(document: Document) -> Iterator[Problem]:
     """What is wrong with a resource's `apiVersion`, `kind` and `metadata.name`."""
     value = document.value
     if not isinstance(value, dict):
-        yield document.problem("a resource must be a mapping with apiVersion, kind, metadata and spec")
+        yield document.problem(
+            "a resource must be a mapping with apiVersion, kind, metadata and spec"
+        )
         return
     if value.get("apiVersion") != API_VERSION:
         yield document.problem(
@@ -158,7 +164,9 @@ def envelope_problems(document: Document) -> Iterator[Problem]:
             f"unknown kind '{document.kind}'", ("kind",), hint_for(document.kind, KINDS)
         )
     if not document.name:
-        yield document.problem("metadata.name is missing", ("metadata",), "give the resource a name")
+        yield document.problem(
+            "metadata.name is missing", ("metadata",), "give the resource a name"
+        )
 
 
 def validate(document: Document, model: type[Model]) -> Model:
@@ -167,7 +175,8 @@ def validate(document: Document, model: type[Model]) -> Model:
         return model.model_validate(document.value)
     except pydantic.ValidationError as error:
         problems = [
-            document.problem(*_described(detail, model)) for detail in error.errors(include_url=False)
+            document.problem(*_described(detail, model))
+            for detail in error.errors(include_url=False)
         ]
         raise InvalidInput(problems) from None
 

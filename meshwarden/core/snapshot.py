@@ -27,7 +27,7 @@ class Bundle:
     `unreadable` lists what is there but could not be read; it makes the whole bundle refused.
     """
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes] = field(repr=False)
     unreadable: tuple[Problem, ...] = ()
     version: str = field(init=False)
 

@@ -1,0 +1,207 @@
+"""`envoy.service.auth.v3.Authorization/Check`: CheckRequest bytes -> decide -> CheckResponse bytes.
+
+Every answer is in-band: a denial is a response with `denied_response` and a status that is not OK, built in one
+place, so that OK never stands beside a denial. Only bytes that are no CheckRequest end in a gRPC error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from ext_authz.core.answers import PROBLEM_TYPE, problem_body
+from ext_authz.core.engine import decide
+from ext_authz.core.keys import Keys
+from ext_authz.core.model import Reason, Request, Verdict
+from ext_authz.core.policies import PolicySet
+from meshwarden.adapters.grpc_server import Metadata
+from meshwarden.adapters.protobuf import message_class
+from meshwarden.adapters.telemetry import Metrics
+from meshwarden.core.faults import InvalidInput
+
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
+
+_GRPC_OK, _GRPC_RESOURCE_EXHAUSTED, _GRPC_PERMISSION_DENIED, _GRPC_UNAUTHENTICATED = 0, 8, 7, 16
+_STATUS_CODES = {
+    401: _GRPC_UNAUTHENTICATED,
+    431: _GRPC_RESOURCE_EXHAUSTED,
+    503: _GRPC_RESOURCE_EXHAUSTED,
+}
+
+CheckRequest = message_class("envoy.service.auth.v3.CheckRequest")
+CheckResponse = message_class("envoy.service.auth.v3.CheckResponse")
+
+Refresh = Callable[[str], Awaitable[bool]]
+"""Fetches an issuer's keys anew; true when there are other keys than before."""
+
+
+class Check:
+    """The handler of the method, over the current policies and keys.
+
+    `policies` is None until the first configuration: every request is then denied, in-band.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        refresh: Refresh,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.policies: PolicySet | None = None
+        self._keys = keys
+        self._refresh = refresh
+        self._clock = clock
+        self._verdicts = metrics.tally(
+            "ext_authz_verdicts", "Decisions by verdict and reason.", ["verdict", "reason"]
+        )
+        self._failed = metrics.tally(
+            "ext_authz_failed_conditions",
+            "Conditions that failed while they ran, by policy and rule.",
+            ["policy", "rule"],
+        )
+        self._seconds = metrics.durations(
+            "ext_authz_decision_seconds", "Seconds from bytes to bytes."
+        )
+
+    def handle(self, message: bytes, _metadata: Metadata) -> bytes | Awaitable[bytes]:
+        """The answer: at once when everything needed is in memory, else after one bounded fetch of keys."""
+        began = time.perf_counter()
+        request = decode(message)
+        verdict = self._decide(request)
+        if verdict.issuer_to_refresh and request is not None:
+            return self._after_refresh(request, verdict, began)
+        return self._answer(verdict, began)
+
+    def overloaded(self) -> bytes:
+        """The answer when too many calls are in flight: a denial, so that no flood switches us off."""
+        return self._answer(OVERLOADED, time.perf_counter())
+
+    def _decide(self, request: Request | None) -> Verdict:
+        if request is None:
+            return NOT_HTTP
+        if self.policies is None:
+            return NOT_READY
+        return decide(request, self.policies, self._keys, self._clock())
+
+    async def _after_refresh(self, request: Request, verdict: Verdict, began: float) -> bytes:
+        if await self._refresh(verdict.issuer_to_refresh):
+            verdict = self._decide(request)
+        return self._answer(verdict, began)
+
+    def _answer(self, verdict: Verdict, began: float) -> bytes:
+        self._verdicts.add("allowed" if verdict.is_allowed else "denied", verdict.reason)
+        for rule in verdict.failed_conditions:
+            self._failed.add(verdict.policy, rule)
+        encoded = encode(verdict)
+        self._seconds.add(time.perf_counter() - began)
+        return encoded
+
+
+def _denial(status: int, reason: Reason, detail: str) -> Verdict:
+    return Verdict(is_allowed=False, reason=reason, status=status, detail=detail)
+
+
+OVERLOADED = _denial(503, Reason.OVERLOADED, "too many requests are being decided; try again")
+NOT_READY = _denial(503, Reason.NOT_READY, "no configuration is loaded yet")
+NOT_HTTP = _denial(403, Reason.NOT_HTTP, "only HTTP requests can be decided")
+
+
+def decode(message: bytes) -> Request | None:
+    """The request in a CheckRequest; None when it describes no HTTP request (Istio's network filter).
+
+    Raises `InvalidInput` for bytes that are no CheckRequest.
+    """
+    try:
+        attributes = CheckRequest.FromString(message).attributes
+    except DecodeError:
+        raise InvalidInput("the message is not an envoy.service.auth.v3.CheckRequest") from None
+    if not attributes.request.HasField("http"):
+        return None
+    http = attributes.request.http
+    headers, count = _headers(http)
+    return Request(
+        method=http.method,
+        host=http.host,
+        target=http.path,
+        headers=headers,
+        header_count=count,
+        source_address=attributes.source.address.socket_address.address,
+    )
+
+
+def _headers(http: Any) -> tuple[dict[str, str], int]:
+    """Headers by name, repeated ones merged with a comma, and how many lines there were where Envoy tells
+    (`encode_raw_headers`)."""
+    raw = http.header_map.headers
+    if not raw:
+        headers = {name: value for name, value in http.headers.items() if name[:1] != ":"}
+        return headers, 0
+    headers = {}
+    for header in raw:
+        name = header.key.lower()
+        if name[:1] == ":":
+            continue
+        value = header.raw_value.decode("utf-8", "replace") if header.raw_value else header.value
+        if name in headers:
+            separator = "; " if name == "cookie" else ","
+            value = f"{headers[name]}{separator}{value}"
+        headers[name] = value
+    return headers, len(raw)
+
+
+def trace_headers(message: bytes) -> Mapping[str, str]:
+    """The headers of the request in a CheckRequest, for the caller's `traceparent`."""
+    request = decode(message)
+    return {} if request is None else request.headers
+
+
+def encode(verdict: Verdict) -> bytes:
+    """The CheckResponse of a verdict; the one place where status and response are paired."""
+    response = CheckResponse()
+    fields = response.dynamic_metadata.fields
+    fields["reason"].string_value = verdict.reason
+    fields["principal"].string_value = verdict.principal.name
+    if verdict.principal.subject:
+        fields["subject"].string_value = verdict.principal.subject
+    if verdict.policy:
+        fields["policy"].string_value = verdict.policy
+    if verdict.rule:
+        fields["rule"].string_value = verdict.rule
+    if verdict.is_allowed:
+        _encode_allowed(response, verdict)
+    else:
+        _encode_denied(response, verdict)
+    return bytes(response.SerializeToString())
+
+
+def _encode_allowed(response: Any, verdict: Verdict) -> None:
+    response.status.code = _GRPC_OK
+    allowed = response.ok_response
+    for mutation in verdict.headers:
+        option = allowed.headers.add()
+        option.header.key, option.header.value = mutation.name, mutation.value
+        option.append_action = mutation.append.value
+        option.append.value = False
+    allowed.headers_to_remove.extend(verdict.headers_to_remove)
+    allowed.query_parameters_to_remove.extend(verdict.query_parameters_to_remove)
+
+
+def _encode_denied(response: Any, verdict: Verdict) -> None:
+    response.status.code = _STATUS_CODES.get(verdict.status, _GRPC_PERMISSION_DENIED)
+    denied = response.denied_response
+    denied.status.code = verdict.status
+    denied.body = problem_body(verdict)
+    headers = [("content-type", PROBLEM_TYPE), ("cache-control", "no-store")]
+    headers += [("www-authenticate", challenge) for challenge in verdict.challenges]
+    if verdict.status == 503:
+        headers.append(("retry-after", "1"))
+    for name, value in headers:
+        option = denied.headers.add()
+        option.header.key, option.header.value = name, value
+        option.append_action = 0 if name == "www-authenticate" else 2
+        option.append.value = name == "www-authenticate"

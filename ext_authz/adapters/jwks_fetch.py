@@ -1,0 +1,165 @@
+"""Fetches issuers' key sets from their URLs, in the background; the last good set stays.
+
+Each issuer is fetched at start, then every `refreshSeconds`; a failure is tried again sooner, with growing pauses.
+A token with an unknown kid makes one fetch at most every `PAUSE_SECONDS` an issuer, which requests share. A fetch is
+bounded in time and size and follows no redirect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx2
+
+from ext_authz.core.jwks import KeySet, parse_jwks
+from ext_authz.core.keys import Keys
+from ext_authz.core.policies import Issuer, PolicySet
+from meshwarden.adapters.logs import logger
+from meshwarden.adapters.telemetry import Metrics
+from meshwarden.core.faults import InvalidInput, Unavailable
+
+PAUSE_SECONDS = 5.0
+RETRY_SECONDS = 1.0
+BYTES_AT_MOST = 256 << 10
+
+
+@dataclass
+class _Followed:
+    """One issuer with a URL: its last good keys and how its fetches went."""
+
+    issuer: Issuer
+    keys: KeySet | None = None
+    fetched_at: float = float("-inf")
+    failures: int = 0
+    last_error: str = ""
+    fetch: asyncio.Task[bool] | None = None
+
+
+class KeyFetcher:
+    """Keeps `keys.issuer_keys` true for the issuers of the current policies."""
+
+    def __init__(
+        self, keys: Keys, *, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._followed: dict[str, _Followed] = {}
+        self._configured: dict[str, KeySet] = {}
+        self._woken = asyncio.Event()
+        self._client = httpx2.AsyncClient(follow_redirects=False, trust_env=False)
+        self._fetches = metrics.tally("jwks_fetches", "Fetches of key sets.", ["issuer", "outcome"])
+
+    def follow(self, policies: PolicySet) -> None:
+        """Take the issuers of a new configuration; keys already fetched from the same URL are kept."""
+        before, self._followed = self._followed, {}
+        self._configured = policies.keys_configured()
+        for issuer in policies.issuers.values():
+            if issuer.key_source.url is None:
+                continue
+            known = before.get(issuer.name)
+            if known is not None and known.issuer.key_source.url == issuer.key_source.url:
+                known.issuer = issuer
+                self._followed[issuer.name] = known
+            else:
+                self._followed[issuer.name] = _Followed(issuer)
+        self._publish()
+        self._woken.set()
+
+    def missing(self) -> str:
+        """Which issuers have no keys yet; empty when none is missing."""
+        names = [name for name, followed in self._followed.items() if followed.keys is None]
+        return f"no keys yet of {', '.join(sorted(names))}" if names else ""
+
+    def status(self) -> dict[str, object]:
+        return {
+            name: {
+                "keys": len(followed.keys.keys) if followed.keys else 0,
+                "last_error": followed.last_error or None,
+            }
+            for name, followed in self._followed.items()
+        }
+
+    async def refresh(self, name: str) -> bool:
+        """Fetch the keys of an issuer because a token names an unknown one; whether they changed."""
+        followed = self._followed.get(name)
+        if followed is None:
+            return False
+        if followed.fetch is None:
+            if self._clock() - followed.fetched_at < PAUSE_SECONDS:
+                return False
+            self._begin(followed)
+        fetch = followed.fetch
+        return False if fetch is None else await asyncio.shield(fetch)
+
+    async def run(self) -> None:
+        """Fetch what is due, for ever."""
+        while True:
+            self._woken.clear()
+            now = self._clock()
+            for followed in self._followed.values():
+                if followed.fetch is None and now >= self._due(followed):
+                    self._begin(followed)
+            pause = min((self._due(f) - now for f in self._followed.values()), default=60.0)
+            try:
+                await asyncio.wait_for(self._woken.wait(), max(0.05, min(pause, 60.0)))
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def _due(self, followed: _Followed) -> float:
+        interval = followed.issuer.key_source.refreshSeconds
+        if followed.failures:
+            interval = min(interval, RETRY_SECONDS * 2 ** min(followed.failures - 1, 6))
+        return followed.fetched_at + interval
+
+    def _begin(self, followed: _Followed) -> None:
+        followed.fetched_at = self._clock()
+        followed.fetch = asyncio.create_task(self._fetch(followed))
+
+    async def _fetch(self, followed: _Followed) -> bool:
+        name = followed.issuer.name
+        try:
+            async with asyncio.timeout(followed.issuer.key_source.timeoutSeconds):
+                content = await self._get(followed.issuer.key_source.url or "")
+            fetched = parse_jwks(f"JWKS of {name}", content)
+        except (Unavailable, InvalidInput, ValueError, TimeoutError) as error:
+            followed.failures += 1
+            followed.last_error = str(error) or "no answer in time"
+            self._fetches.add(name, "failed")
+            logger().warning("jwks_fetch_failed", issuer=name, error=followed.last_error)
+            return False
+        finally:
+            followed.fetch = None
+            self._woken.set()
+        followed.failures, followed.last_error = 0, ""
+        self._fetches.add(name, "fetched")
+        if followed.keys is not None and followed.keys.text == fetched.text:
+            return False
+        followed.keys = fetched
+        self._publish()
+        logger().info("jwks_changed", issuer=name, keys=len(fetched.keys))
+        return True
+
+    async def _get(self, url: str) -> bytes:
+        """The body at `url`. Raises `Unavailable` for anything but a 200 of a bounded size."""
+        try:
+            async with self._client.stream("GET", url) as response:
+                if response.status_code != 200:
+                    raise Unavailable(f"{url} answered {response.status_code}")
+                content = b""
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > BYTES_AT_MOST:
+                        raise Unavailable(f"{url} answered more than {BYTES_AT_MOST} bytes")
+                return content
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+            raise Unavailable(f"{url}: {type(error).__name__}") from None
+
+    def _publish(self) -> None:
+        fetched = {name: f.keys for name, f in self._followed.items() if f.keys is not None}
+        self._keys.issuer_keys = {**self._configured, **fetched}

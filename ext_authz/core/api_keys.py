@@ -1,0 +1,137 @@
+"""API keys: their form, their digests, and finding the record of one.
+
+A key is `mwk_`, 43 characters of randomness (256 bits) and 6 of checksum; it is shown once and never stored. What
+is stored is its digest under a secret pepper (HMAC-SHA256), which is also the index: a key is found by one look-up,
+whatever the number of records, and a stolen file without the pepper verifies nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+import zlib
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from meshwarden.core.documents import parse_json
+from meshwarden.core.faults import InvalidInput, Problem
+
+PREFIX = "mwk_"
+PEPPER_BYTES_AT_LEAST = 32
+
+_FORM = re.compile(r"mwk_([A-Za-z0-9_-]{43})([0-9a-z]{6})\Z")
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class KeyRecord(BaseModel):
+    """What is known of one key: who it is, what it brings, until when. Times are seconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")] = Field(
+        description="The principal is key:<name>."
+    )
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    roles: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    created_at: float = 0
+    expires_at: float | None = None
+    revoked_at: float | None = None
+
+    def is_valid(self, now: float) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class KeyFile(BaseModel):
+    """The content of a file of key records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Annotated[int, Field(ge=1, le=1)] = 1
+    keys: tuple[KeyRecord, ...] = ()
+
+
+class ApiKeys:
+    """The records by digest. Without a pepper there are none, and every key is unknown."""
+
+    def __init__(self, records: Iterable[KeyRecord] = (), pepper: bytes = b"") -> None:
+        self._pepper = pepper
+        self._records = {record.digest: record for record in records}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def find(self, key: str, now: float) -> KeyRecord | None:
+        """The valid record of `key`, or None; one look-up, compared in constant time."""
+        if not has_form(key):
+            return None
+        wanted = digest(key, self._pepper)
+        record = self._records.get(wanted)
+        if record is None or not hmac.compare_digest(record.digest, wanted):
+            return None
+        return record if record.is_valid(now) else None
+
+
+def has_form(key: str) -> bool:
+    """Whether `key` looks like one and its checksum is right, so that a typing error needs no look-up."""
+    match = _FORM.match(key)
+    return match is not None and _checksum(match.group(1)) == match.group(2)
+
+
+def make_key(randomness: bytes) -> str:
+    """The key that 32 random bytes write."""
+    if len(randomness) != 32:
+        raise ValueError("a key needs 32 random bytes")
+    text = base64.urlsafe_b64encode(randomness).rstrip(b"=").decode()
+    return f"{PREFIX}{text}{_checksum(text)}"
+
+
+def _checksum(text: str) -> str:
+    number, digits = zlib.crc32(text.encode()), ""
+    for _ in range(6):
+        number, rest = divmod(number, 36)
+        digits += _DIGITS[rest]
+    return digits
+
+
+def digest(key: str, pepper: bytes) -> str:
+    """The keyed digest under which `key` is stored, in hexadecimal."""
+    return hmac.digest(pepper, key.encode(), "sha256").hex()
+
+
+def parse_key_file(file: str, content: bytes, pepper: bytes) -> ApiKeys:
+    """The records in `content` (JSON). Raises `InvalidInput` with everything that is wrong."""
+    if len(pepper.strip()) < PEPPER_BYTES_AT_LEAST:
+        what = f"the pepper must have at least {PEPPER_BYTES_AT_LEAST} bytes"
+        raise InvalidInput([Problem(file, 0, what)])
+    return ApiKeys(parse_records(file, parse_json(file, content)).keys, pepper.strip())
+
+
+def parse_records(file: str, value: Any) -> KeyFile:
+    """The key records of a parsed file. Raises `InvalidInput`."""
+    try:
+        parsed = KeyFile.model_validate(value)
+    except pydantic.ValidationError as error:
+        raise InvalidInput(
+            Problem(file, 0, f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}")
+            for detail in error.errors(include_url=False, include_input=False)
+        ) from None
+    problems = []
+    for attribute in ("id", "digest"):
+        seen: set[str] = set()
+        for record in parsed.keys:
+            value = getattr(record, attribute)
+            if value in seen:
+                problems.append(
+                    Problem(file, 0, f"the {attribute} of key '{record.id}' stands twice")
+                )
+            seen.add(value)
+    if problems:
+        raise InvalidInput(problems)
+    return parsed

@@ -1,0 +1,363 @@
+"""From a bundle of files to what `decide` reads; everything that is wrong is found in one go.
+
+Takes the kinds of authorization; `RateLimit` resources and plain rate-limit files are another service's business.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ext_authz.core.api_keys import ApiKeys, parse_key_file
+from ext_authz.core.conditions import Condition
+from ext_authz.core.hosts import HostIndex, parse_host_pattern
+from ext_authz.core.jwks import EMPTY, KeySet, key_set, parse_jwks
+from ext_authz.core.kinds import (
+    MODELS,
+    AccessPolicy,
+    AccessRole,
+    AccessRoleBinding,
+    CredentialSource,
+    IdentifyMethod,
+    Resource,
+    Rule,
+    TokenIssuer,
+)
+from ext_authz.core.paths import parse_pattern
+from ext_authz.core.policies import (
+    HEADERS_AT_MOST,
+    CompiledRule,
+    Issuer,
+    Method,
+    Policy,
+    PolicySet,
+    Roles,
+    Source,
+)
+from meshwarden.core.documents import (
+    Document,
+    Path,
+    envelope_problems,
+    hint_for,
+    parse,
+    validate,
+)
+from meshwarden.core.faults import InvalidInput, Problem
+from meshwarden.core.snapshot import Bundle
+
+API_KEYS = "@api_keys"
+PEPPER = "@pepper"
+DEVELOPMENT_JWKS = "@development_jwks"
+
+SomeResource = TypeVar("SomeResource", bound=Resource)
+
+
+@dataclass(frozen=True)
+class Configured:
+    """What one configuration says: policies, and the API keys that came with it."""
+
+    policies: PolicySet
+    api_keys: ApiKeys = field(default_factory=ApiKeys)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`assumes_development_keys`: a check away from the running service takes the development issuer as it is."""
+
+    headers_at_most: int = HEADERS_AT_MOST
+    assumes_development_keys: bool = False
+
+
+def referenced_files(files: Mapping[str, bytes]) -> set[str]:
+    """The JWKS files that TokenIssuers name. What can't be parsed is not looked into: `compile_policies` says why."""
+    found = set()
+    for name, content in files.items():
+        if b"TokenIssuer" not in content:
+            continue
+        try:
+            documents = parse(name, content)
+        except InvalidInput:
+            continue
+        for document in documents:
+            spec = document.value.get("spec") if isinstance(document.value, dict) else None
+            jwks = spec.get("jwks") if isinstance(spec, dict) else None
+            file = jwks.get("file") if isinstance(jwks, dict) else None
+            if document.kind == "TokenIssuer" and isinstance(file, str) and file:
+                found.add(posixpath.normpath(file))
+    return found
+
+
+def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured:
+    """Everything that `bundle` configures. Raises `InvalidInput` with every problem of every file."""
+    compiler = _Compiler(bundle, options)
+    result = compiler.run()
+    if compiler.problems:
+        raise InvalidInput(compiler.problems)
+    return result
+
+
+class _Compiler:
+    """Gathers problems on its way; its result counts only when there are none."""
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        self._files = bundle.files
+        self._options = options
+        self.problems: list[Problem] = []
+        self._resources: dict[str, dict[str, tuple[Document, Resource]]] = {
+            kind: {} for kind in MODELS
+        }
+
+    def run(self) -> Configured:
+        for name, content in self._files.items():
+            if name.endswith((".yaml", ".yml")):
+                self._read(name, content)
+        issuers = self._issuers()
+        roles = self._roles()
+        policies: dict[str, Policy] = {}
+        claimed: dict[str, str] = {}
+        identity_headers: set[str] = set()
+        for document, resource in self._of_kind(AccessPolicy):
+            policy = self._policy(document, resource)
+            identity_headers.update(resource.spec.identityHeaders)
+            for index, text in enumerate(resource.spec.hosts):
+                host = parse_host_pattern(text)
+                if host in claimed:
+                    what = f"the host '{host}' is already covered by AccessPolicy '{claimed[host]}'"
+                    self._problem(document, what, ("spec", "hosts", index))
+                claimed[host] = resource.name
+                policies[host] = policy
+        policy_set = PolicySet(
+            policies=HostIndex(policies),
+            issuers=issuers,
+            roles=roles,
+            identity_headers=frozenset(identity_headers),
+            headers_at_most=self._options.headers_at_most,
+        )
+        return Configured(policy_set, self._api_keys())
+
+    def _read(self, name: str, content: bytes) -> None:
+        try:
+            documents = parse(name, content)
+        except InvalidInput as error:
+            self.problems.extend(error.problems)
+            return
+        for document in documents:
+            value = document.value
+            is_plain_limit = isinstance(value, dict) and "domain" in value and "kind" not in value
+            if is_plain_limit or document.kind == "RateLimit":
+                continue
+            problems = list(envelope_problems(document))
+            self.problems.extend(problems)
+            model = MODELS.get(document.kind)
+            if model is None or any("apiVersion" in problem.what for problem in problems):
+                continue
+            try:
+                resource = validate(document, model)
+            except InvalidInput as error:
+                known = {problem.line for problem in problems}
+                self.problems.extend(p for p in error.problems if p.line not in known)
+                continue
+            self._add(document, resource)
+
+    def _add(self, document: Document, resource: Resource) -> None:
+        named = self._resources[document.kind]
+        if resource.name in named:
+            first = named[resource.name][0]
+            what = f"{document.kind} '{resource.name}' stands twice"
+            place = f"the first is at {first.file}:{first.line()}"
+            self._problem(document, what, ("metadata", "name"), place)
+            return
+        named[resource.name] = (document, resource)
+
+    def _of_kind(self, model: type[SomeResource]) -> list[tuple[Document, SomeResource]]:
+        found = self._resources[model.__name__].values()
+        return [(document, resource) for document, resource in found if isinstance(resource, model)]
+
+    def _problem(self, document: Document, what: str, path: Path = (), hint: str = "") -> None:
+        self.problems.append(document.problem(what, path, hint))
+
+    # --- issuers and keys
+
+    def _issuers(self) -> dict[str, Issuer]:
+        issuers: dict[str, Issuer] = {}
+        prefixes: dict[str, str] = {}
+        for document, resource in self._of_kind(TokenIssuer):
+            spec = resource.spec
+            if spec.issuer in issuers:
+                what = f"the issuer '{spec.issuer}' is already TokenIssuer '{issuers[spec.issuer].name}'"
+                self._problem(document, what, ("spec", "issuer"))
+            if spec.subjectPrefix in prefixes:
+                what = (
+                    f"TokenIssuer '{prefixes[spec.subjectPrefix]}' has the same subjectPrefix "
+                    f"'{spec.subjectPrefix}', so each could speak for the other's subjects"
+                )
+                self._problem(document, what, ("spec",), "give one of them another subjectPrefix")
+            prefixes[spec.subjectPrefix] = resource.name
+            issuers[spec.issuer] = Issuer(resource.name, spec, self._key_set(document, resource))
+        return issuers
+
+    def _key_set(self, document: Document, resource: TokenIssuer) -> KeySet | None:
+        source = resource.spec.jwks
+        path: Path = ("spec", "jwks")
+        if source.url is not None:
+            return None
+        try:
+            if source.inline is not None:
+                return key_set(source.inline, repr(source.inline).encode())
+            name = posixpath.normpath(source.file) if source.file else DEVELOPMENT_JWKS
+            content = self._files.get(name)
+            if content is not None:
+                return parse_jwks(name, content)
+            if source.development and not self._options.assumes_development_keys:
+                hint = "it is for one machine only; name the issuer's keys by url, file or inline"
+                what = "the development issuer is not switched on here"
+                self._problem(document, what, (*path, "development"), hint)
+        except InvalidInput as error:
+            self.problems.extend(error.problems)
+        except ValueError as error:
+            self._problem(document, f"the JWKS {error}", path)
+        return EMPTY
+
+    def _api_keys(self) -> ApiKeys:
+        content = self._files.get(API_KEYS)
+        if content is None:
+            return ApiKeys()
+        try:
+            return parse_key_file("API keys", content, self._files.get(PEPPER, b""))
+        except InvalidInput as error:
+            self.problems.extend(error.problems)
+            return ApiKeys()
+
+    # --- roles
+
+    def _roles(self) -> Roles:
+        inherits: dict[str, list[str]] = {}
+        for document, role in self._of_kind(AccessRole):
+            inherits[role.name] = list(role.spec.inherits)
+            self._known_roles(document, role.spec.inherits, ("spec", "inherits"))
+        closure = {name: _closure(name, inherits) for name in inherits}
+        for document, role in self._of_kind(AccessRole):
+            if any(role.name in _closure(parent, inherits) for parent in role.spec.inherits):
+                what = f"AccessRole '{role.name}' inherits itself"
+                self._problem(document, what, ("spec", "inherits"))
+        permissions = {
+            role.name: frozenset(role.spec.permissions) for _, role in self._of_kind(AccessRole)
+        }
+        of_principal: dict[str, frozenset[str]] = {}
+        of_group: dict[str, frozenset[str]] = {}
+        for document, binding in self._of_kind(AccessRoleBinding):
+            self._known_roles(document, [binding.spec.role], ("spec", "role"))
+            for subject in binding.spec.subjects:
+                holders, name = (
+                    (of_principal, subject.principal)
+                    if subject.principal
+                    else (of_group, subject.group)
+                )
+                holders[name or ""] = holders.get(name or "", frozenset()) | {binding.spec.role}
+        return Roles(closure, permissions, of_principal, of_group)
+
+    def _known_roles(self, document: Document, names: Iterable[str], path: Path) -> None:
+        known = self._resources["AccessRole"]
+        for index, name in enumerate(names):
+            if name not in known:
+                what = f"there is no AccessRole '{name}'"
+                hint = hint_for(name, known) if known else "define it"
+                self._problem(document, what, (*path, index), hint)
+
+    # --- policies
+
+    def _policy(self, document: Document, resource: AccessPolicy) -> Policy:
+        spec = resource.spec
+        methods = tuple(
+            self._method(document, index, method) for index, method in enumerate(spec.identify)
+        )
+        seen: set[tuple[str, str, str]] = set()
+        for index, method in enumerate(methods):
+            for source in method.sources:
+                place = (source.place, source.name, source.scheme)
+                if place in seen:
+                    what = f"the {source.place} '{source.name}' is read by two ways to identify"
+                    self._problem(document, what, ("spec", "identify", index))
+                if source.place == "header" and source.name in spec.identityHeaders:
+                    what = f"the header '{source.name}' brings the credential and the identity"
+                    self._problem(document, what, ("spec", "identify", index))
+                seen.add(place)
+        rules = [
+            (rule.effect, self._rule(document, index, rule))
+            for index, rule in enumerate(spec.rules)
+        ]
+        return Policy(
+            name=resource.name,
+            methods=methods,
+            identity_headers=tuple(spec.identityHeaders.items()),
+            deny_rules=tuple(rule for effect, rule in rules if effect == "deny"),
+            allow_rules=tuple(rule for effect, rule in rules if effect == "allow"),
+            challenges=_challenges(methods, spec.realm),
+            forwards_credential=spec.forwardCredential,
+        )
+
+    def _method(self, document: Document, index: int, method: IdentifyMethod) -> Method:
+        if method.jwt is None:
+            sources = method.apiKey.sources if method.apiKey else []
+            return Method(tuple(map(_source, sources)), None)
+        known = self._resources["TokenIssuer"]
+        for position, name in enumerate(method.jwt.issuers):
+            if name not in known:
+                path: Path = ("spec", "identify", index, "jwt", "issuers", position)
+                hint = hint_for(name, known) if known else "define it"
+                self._problem(document, f"there is no TokenIssuer '{name}'", path, hint)
+        return Method(tuple(map(_source, method.jwt.sources)), frozenset(method.jwt.issuers))
+
+    def _rule(self, document: Document, index: int, rule: Rule) -> CompiledRule:
+        path: Path = ("spec", "rules", index)
+        self._known_roles(document, rule.roles, (*path, "roles"))
+        condition = None
+        if rule.when is not None:
+            try:
+                condition = Condition(rule.when)
+            except ValueError as error:
+                self._problem(document, f"when: {error}", (*path, "when"))
+        default = "identified" if rule.effect == "allow" else "anyone"
+        return CompiledRule(
+            name=rule.name,
+            is_for_anyone=(rule.callers or default) == "anyone",
+            methods=frozenset(rule.methods),
+            patterns=tuple(parse_pattern(text) for text in rule.paths),
+            roles=frozenset(rule.roles),
+            permissions=frozenset(rule.permissions),
+            scopes=frozenset(rule.scopes),
+            groups=frozenset(rule.groups),
+            principals=frozenset(rule.principals),
+            condition=condition,
+        )
+
+
+def _closure(name: str, inherits: Mapping[str, list[str]]) -> frozenset[str]:
+    """`name` and every role that it inherits, directly or not; ends in a cycle, too."""
+    found, waiting = {name}, [name]
+    while waiting:
+        for parent in inherits.get(waiting.pop(), []):
+            if parent not in found:
+                found.add(parent)
+                waiting.append(parent)
+    return frozenset(found)
+
+
+def _source(source: CredentialSource) -> Source:
+    places: tuple[tuple[str, str | None], ...] = (
+        ("header", source.header),
+        ("cookie", source.cookie),
+        ("query", source.query),
+    )
+    place, name = next((place, name) for place, name in places if name is not None)
+    return Source(place, name, (source.scheme or "").lower())
+
+
+def _challenges(methods: tuple[Method, ...], realm: str) -> tuple[str, ...]:
+    """A WWW-Authenticate challenge for each way to identify, each scheme once."""
+    schemes: dict[str, None] = {}
+    for method in methods:
+        schemes["Bearer" if method.issuers is not None else "ApiKey"] = None
+    return tuple(f'{scheme} realm="{realm}"' for scheme in schemes)

@@ -1,0 +1,119 @@
+"""Finding the credential in a request, and what must be taken out of it before the upstream sees it.
+
+More than one credential is refused and none is picked: which one would the upstream believe?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from ext_authz.core.model import HeaderMutation, Reason, Request, Unidentified
+from ext_authz.core.policies import Method, Policy, Source
+
+QUERY_PARAMETERS_AT_MOST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One credential, where it stood, and the method that reads it."""
+
+    text: str = field(repr=False)
+    source: Source
+    method: Method
+
+
+def find_credential(request: Request, policy: Policy, query: str) -> Credential | Unidentified:
+    """The only credential of the request, or why there is not exactly one."""
+    found: list[Credential] = []
+    unread: set[str] = set()
+    for method in policy.methods:
+        for source in method.sources:
+            for text in _texts(request, source, query):
+                if text is None:
+                    unread.add(source.name)
+                else:
+                    found.append(Credential(text, source, method))
+    unread -= {credential.source.name for credential in found}
+    if len(found) > 1 or (found and unread):
+        return Unidentified(Reason.MULTIPLE_CREDENTIALS, "more than one credential was sent")
+    if unread:
+        return Unidentified(
+            Reason.UNSUPPORTED_SCHEME, "the Authorization scheme is not accepted here"
+        )
+    if not found:
+        return Unidentified(Reason.MISSING_CREDENTIAL, "no credential was sent")
+    if "," in found[0].text:
+        return Unidentified(Reason.MULTIPLE_CREDENTIALS, "more than one credential was sent")
+    return found[0]
+
+
+def _texts(request: Request, source: Source, query: str) -> Iterator[str | None]:
+    """Each credential that stands in `source`; None for a header with another scheme."""
+    if source.place == "header":
+        value = request.headers.get(source.name)
+        if value is None:
+            return
+        if not source.scheme:
+            yield value.strip()
+            return
+        scheme, _, rest = value.strip().partition(" ")
+        yield rest.strip() if scheme.lower() == source.scheme else None
+    elif source.place == "cookie":
+        for name, value in cookies(request.headers.get("cookie", "")):
+            if name == source.name:
+                yield value
+    elif source.name in query:
+        try:
+            pairs = parse_qsl(
+                query, keep_blank_values=True, max_num_fields=QUERY_PARAMETERS_AT_MOST
+            )
+        except ValueError:
+            yield None
+            return
+        for name, value in pairs:
+            if name == source.name:
+                yield value
+
+
+def cookies(header: str) -> list[tuple[str, str]]:
+    """Name and value of each cookie in a Cookie header, in their order (RFC 6265 section 4.2.1)."""
+    pairs = (part.strip().partition("=") for part in header.split(";") if part.strip())
+    return [(name.strip(), value.strip().strip('"')) for name, _, value in pairs]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What the upstream must not see of the request."""
+
+    headers: tuple[str, ...] = ()
+    mutations: tuple[HeaderMutation, ...] = ()
+    query_parameters: tuple[str, ...] = ()
+
+
+def credential_removal(request: Request, policy: Policy) -> Removal:
+    """How to take every place that `policy` reads credentials from out of the request."""
+    if policy.forwards_credential:
+        return Removal()
+    headers: list[str] = []
+    cookie_names: set[str] = set()
+    query_parameters: list[str] = []
+    for source in policy.sources:
+        if source.place == "header":
+            if source.name not in headers:
+                headers.append(source.name)
+        elif source.place == "cookie":
+            cookie_names.add(source.name)
+        else:
+            query_parameters.append(source.name)
+    mutations: tuple[HeaderMutation, ...] = ()
+    header = request.headers.get("cookie")
+    if cookie_names and header is not None:
+        parts = [part.strip() for part in header.split(";") if part.strip()]
+        kept = [part for part in parts if part.partition("=")[0].strip() not in cookie_names]
+        if not kept:
+            headers.append("cookie")
+        elif len(kept) != len(parts):
+            mutations = (HeaderMutation("cookie", "; ".join(kept)),)
+    return Removal(tuple(headers), mutations, tuple(query_parameters))

@@ -1,0 +1,261 @@
+"""The decision: who is calling, and may they.
+
+    decide(request, policies, keys, now) -> Verdict
+
+    host -> policy -> path in its one form -> caller -> deny rules -> allow rules -> verdict
+
+Deny overrides: one deny rule that matches, or whose condition fails, denies. A condition that fails in an allow rule
+makes that rule not match. Nothing that allows: denied, 401 for an unknown caller and 403 for a known one.
+`decide` awaits nothing, locks nothing, reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ext_authz.core.conditions import variables_of
+from ext_authz.core.credentials import credential_removal
+from ext_authz.core.identify import identify
+from ext_authz.core.keys import Keys
+from ext_authz.core.model import (
+    ANONYMOUS,
+    HeaderMutation,
+    Identified,
+    Identity,
+    Principal,
+    Reason,
+    Request,
+    Unidentified,
+    Verdict,
+)
+from ext_authz.core.paths import InvalidPath, normalized, split_target
+from ext_authz.core.policies import CompiledRule, Policy, PolicySet
+
+
+class Facts:
+    """What rules are held against: the request read once, and the caller."""
+
+    def __init__(
+        self,
+        request: Request,
+        path: str,
+        query: str,
+        *,
+        identity: Identity,
+        policies: PolicySet,
+        now: float,
+    ) -> None:
+        self.request = request
+        self.path = path
+        self.query = query
+        self.identity = identity
+        self.is_identified = isinstance(identity, Identified)
+        self.principal: Principal = (
+            identity.principal if isinstance(identity, Identified) else ANONYMOUS
+        )
+        principal = self.principal
+        self.roles = (
+            policies.roles.held(principal.name, principal.roles, principal.groups)
+            if self.is_identified
+            else frozenset()
+        )
+        self._policies = policies
+        self._now = now
+        self._variables: Any = None
+
+    def permissions(self) -> frozenset[str]:
+        return self._policies.roles.granted(self.roles)
+
+    def variables(self) -> Any:
+        """What conditions see; None when it can't be made of this request, so that they fail."""
+        if self._variables is None:
+            try:
+                self._variables = variables_of(
+                    self.request, self.path, self.query, self.principal, self.roles, self._now
+                )
+            except Exception:
+                # Conversion into CEL's values raises what it likes; a condition that can't run has failed.
+                return None
+        return self._variables
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one rule stands to the request: `unmet` names the first thing that does not hold, empty when all do."""
+
+    unmet: str = ""
+    has_failed: bool = False
+
+    @property
+    def matches(self) -> bool:
+        return not self.unmet
+
+
+_MATCH = Outcome()
+_CHECKS: tuple[tuple[str, Callable[[CompiledRule, Facts], bool]], ...] = (
+    ("methods", lambda rule, facts: not rule.methods or facts.request.method in rule.methods),
+    (
+        "paths",
+        lambda rule, facts: (
+            not rule.patterns or any(pattern.matches(facts.path) for pattern in rule.patterns)
+        ),
+    ),
+    ("callers", lambda rule, facts: rule.is_for_anyone or facts.is_identified),
+    ("roles", lambda rule, facts: not rule.roles or not rule.roles.isdisjoint(facts.roles)),
+    (
+        "permissions",
+        lambda rule, facts: not rule.permissions or rule.permissions <= facts.permissions(),
+    ),
+    ("scopes", lambda rule, facts: rule.scopes <= facts.principal.scopes),
+    (
+        "groups",
+        lambda rule, facts: not rule.groups or not rule.groups.isdisjoint(facts.principal.groups),
+    ),
+    (
+        "principals",
+        lambda rule, facts: not rule.principals or facts.principal.name in rule.principals,
+    ),
+)
+_UNMET = {name: Outcome(name) for name, _ in _CHECKS}
+_WHEN_FALSE = Outcome("when")
+_WHEN_FAILED = Outcome("when", has_failed=True)
+
+
+def examine(rule: CompiledRule, facts: Facts) -> Outcome:
+    """Hold one rule against the request."""
+    for name, holds in _CHECKS:
+        if not holds(rule, facts):
+            return _UNMET[name]
+    if rule.condition is None:
+        return _MATCH
+    result = rule.condition.holds(facts.variables())
+    if result is None:
+        return _WHEN_FAILED
+    return _MATCH if result else _WHEN_FALSE
+
+
+def decide(request: Request, policies: PolicySet, keys: Keys, now: float) -> Verdict:
+    """The verdict over one request. `now`: seconds since the epoch. Never raises for any request."""
+    if (request.header_count or len(request.headers)) > policies.headers_at_most:
+        return _denied(431, Reason.TOO_MANY_HEADERS, "the request has too many headers")
+    policy = policies.policies.find(request.host)
+    if policy is None:
+        return _denied(403, Reason.NO_POLICY_FOR_HOST, "no policy covers this host")
+    raw_path, query = split_target(request.target)
+    path = normalized(raw_path)
+    if isinstance(path, InvalidPath):
+        return replace(
+            _denied(403, Reason.INVALID_PATH, f"the path {path.why}"), policy=policy.name
+        )
+    identity = identify(request, query, policy=policy, policies=policies, keys=keys, now=now)
+    facts = Facts(request, path, query, identity=identity, policies=policies, now=now)
+    return judge(facts, policy, policies)
+
+
+def judge(facts: Facts, policy: Policy, policies: PolicySet) -> Verdict:
+    """The verdict that the policy's rules come to."""
+    for rule in policy.deny_rules:
+        outcome = examine(rule, facts)
+        if outcome.has_failed:
+            denied = _denied(403, Reason.CONDITION_FAILED, "a deny rule's condition failed")
+            return replace(
+                denied,
+                policy=policy.name,
+                rule=rule.name,
+                principal=facts.principal,
+                failed_conditions=(rule.name,),
+            )
+        if outcome.matches:
+            denied = _denied(403, Reason.DENIED_BY_RULE, "a rule denies this request")
+            return replace(denied, policy=policy.name, rule=rule.name, principal=facts.principal)
+    failed: tuple[str, ...] = ()
+    for rule in policy.allow_rules:
+        outcome = examine(rule, facts)
+        if outcome.matches:
+            return _allowed(facts, policy, rule, policies=policies, failed=failed)
+        if outcome.has_failed:
+            failed += (rule.name,)
+    if isinstance(facts.identity, Unidentified) and policy.methods:
+        return _unidentified(facts.identity, policy, failed)
+    denied = _denied(403, Reason.NO_RULE_ALLOWS, "no rule allows this request")
+    return replace(denied, policy=policy.name, principal=facts.principal, failed_conditions=failed)
+
+
+def _denied(status: int, reason: Reason, detail: str) -> Verdict:
+    return Verdict(is_allowed=False, reason=reason, status=status, detail=detail)
+
+
+def _unidentified(identity: Unidentified, policy: Policy, failed: tuple[str, ...]) -> Verdict:
+    """401, with a challenge for each way to identify (RFC 9110 section 11.6.1, RFC 6750 section 3)."""
+    error = ""
+    if identity.reason is not Reason.MISSING_CREDENTIAL:
+        error = f', error="invalid_token", error_description="{identity.detail}"'
+    challenges = tuple(
+        challenge + error if challenge.startswith("Bearer ") else challenge
+        for challenge in policy.challenges
+    )
+    return Verdict(
+        is_allowed=False,
+        reason=identity.reason,
+        status=401,
+        detail=identity.detail,
+        policy=policy.name,
+        challenges=challenges,
+        issuer_to_refresh=identity.issuer_to_refresh,
+        failed_conditions=failed,
+    )
+
+
+def _allowed(
+    facts: Facts,
+    policy: Policy,
+    rule: CompiledRule,
+    *,
+    policies: PolicySet,
+    failed: tuple[str, ...],
+) -> Verdict:
+    """Identity headers set by us, every other copy of one removed, the credential taken out."""
+    request = facts.request
+    identity = _identity_headers(facts, policy) if facts.is_identified else ()
+    ours = {header.name for header in identity}
+    spoofed = [name for name in policies.identity_headers if name not in ours]
+    if "_" in "".join(request.headers):
+        spoofed += [
+            name
+            for name in request.headers
+            if "_" in name and name.replace("_", "-") in policies.identity_headers
+        ]
+    removal = credential_removal(request, policy)
+    return Verdict(
+        is_allowed=True,
+        reason=Reason.ALLOWED,
+        principal=facts.principal,
+        policy=policy.name,
+        rule=rule.name,
+        headers=(*identity, *removal.mutations),
+        headers_to_remove=(*sorted(spoofed), *removal.headers),
+        query_parameters_to_remove=removal.query_parameters,
+        failed_conditions=failed,
+    )
+
+
+def _identity_headers(facts: Facts, policy: Policy) -> tuple[HeaderMutation, ...]:
+    principal = facts.principal
+    mutations = []
+    for header, attribute in policy.identity_headers:
+        match attribute:
+            case "principal":
+                value = principal.name
+            case "roles":
+                value = ",".join(sorted(facts.roles))
+            case "scopes":
+                value = ",".join(sorted(principal.scopes))
+            case "groups":
+                value = ",".join(sorted(principal.groups))
+            case _:
+                value = str(getattr(principal, attribute))
+        if value:
+            mutations.append(HeaderMutation(header, value))
+    return tuple(mutations)

@@ -1,0 +1,80 @@
+"""Why a verdict is as it is: the same decision, step by step, as plain values to print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ext_authz.core.credentials import find_credential
+from ext_authz.core.engine import Facts, decide, examine
+from ext_authz.core.identify import identify
+from ext_authz.core.keys import Keys
+from ext_authz.core.model import Identified, Request, Unidentified, Verdict
+from ext_authz.core.paths import InvalidPath, normalized, split_target
+from ext_authz.core.policies import Policy, PolicySet
+
+
+def explain(request: Request, policies: PolicySet, keys: Keys, now: float) -> dict[str, Any]:
+    """`verdict`, and under `steps` what each step saw. Holds no credential."""
+    verdict = decide(request, policies, keys, now)
+    steps: list[dict[str, Any]] = []
+    policy = policies.policies.find(request.host)
+    steps.append({"step": "host", "host": request.host, "policy": policy.name if policy else None})
+    if policy is not None:
+        raw_path, query = split_target(request.target)
+        path = normalized(raw_path)
+        if isinstance(path, InvalidPath):
+            steps.append({"step": "path", "refused": path.why})
+        else:
+            steps.append({"step": "path", "normalised": path})
+            identity = identify(
+                request, query, policy=policy, policies=policies, keys=keys, now=now
+            )
+            facts = Facts(request, path, query, identity=identity, policies=policies, now=now)
+            steps.append(_caller(facts, policy))
+            steps.extend(_rules(facts, policy))
+    return {"verdict": described(verdict), "steps": steps}
+
+
+def _caller(facts: Facts, policy: Policy) -> dict[str, Any]:
+    credential = find_credential(facts.request, policy, facts.query)
+    found = None
+    if not isinstance(credential, Unidentified):
+        found = f"{credential.source.place} {credential.source.name}"
+    step: dict[str, Any] = {"step": "caller", "credential": found}
+    if isinstance(facts.identity, Identified):
+        principal = facts.principal
+        return step | {
+            "principal": principal.name,
+            "roles": sorted(facts.roles),
+            "scopes": sorted(principal.scopes),
+            "groups": sorted(principal.groups),
+        }
+    return step | {"reason": str(facts.identity.reason), "detail": facts.identity.detail}
+
+
+def _rules(facts: Facts, policy: Policy) -> list[dict[str, Any]]:
+    steps = []
+    for effect, rules in (("deny", policy.deny_rules), ("allow", policy.allow_rules)):
+        for rule in rules:
+            outcome = examine(rule, facts)
+            step = {"step": "rule", "rule": rule.name, "effect": effect, "matches": outcome.matches}
+            if not outcome.matches:
+                step["unmet"] = outcome.unmet + (" (failed)" if outcome.has_failed else "")
+            steps.append(step)
+    return steps
+
+
+def described(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as plain values."""
+    return {
+        "allowed": verdict.is_allowed,
+        "status": verdict.status,
+        "reason": str(verdict.reason),
+        "detail": verdict.detail,
+        "principal": verdict.principal.name,
+        "policy": verdict.policy,
+        "rule": verdict.rule,
+        "headers": {header.name: header.value for header in verdict.headers},
+        "headers_to_remove": list(verdict.headers_to_remove),
+        "query_parameters_to_remove": list(verdict.query_parameters_to_remove),
+    }

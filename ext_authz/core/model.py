@@ -1,0 +1,154 @@
+"""What a decision is made from and what it says: request, principal, verdict, reason.
+
+Start reading here; then `engine.py`. Nothing in this file decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import Any
+
+
+class Reason(StrEnum):
+    """Every reason that a verdict can have; machine-readable, stable, the same in body, metadata and metric."""
+
+    ALLOWED = "allowed"
+    # who is calling: 401
+    MISSING_CREDENTIAL = "missing_credential"
+    MULTIPLE_CREDENTIALS = "multiple_credentials"
+    UNSUPPORTED_SCHEME = "unsupported_scheme"
+    MALFORMED_TOKEN = "malformed_token"
+    TOKEN_TOO_LARGE = "token_too_large"
+    UNKNOWN_ISSUER = "unknown_issuer"
+    ALGORITHM_NOT_ALLOWED = "algorithm_not_allowed"
+    UNKNOWN_KEY = "unknown_key"
+    INVALID_SIGNATURE = "invalid_signature"
+    INVALID_CLAIMS = "invalid_claims"
+    WRONG_AUDIENCE = "wrong_audience"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    INVALID_SUBJECT = "invalid_subject"
+    INVALID_API_KEY = "invalid_api_key"
+    # may they: 403
+    NO_POLICY_FOR_HOST = "no_policy_for_host"
+    NO_RULE_ALLOWS = "no_rule_allows"
+    DENIED_BY_RULE = "denied_by_rule"
+    CONDITION_FAILED = "condition_failed"
+    INVALID_PATH = "invalid_path"
+    # what was asked can't be judged
+    NOT_HTTP = "not_http"
+    TOO_MANY_HEADERS = "too_many_headers"
+    OVERLOADED = "overloaded"
+    NOT_READY = "not_ready"
+
+
+class Kind(StrEnum):
+    """How a principal was identified; the first part of its name, so that a token can't speak as a key."""
+
+    JWT = "jwt"
+    KEY = "key"
+    ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request as the proxy describes it.
+
+    `headers`: names in lower case, values as received (repeated ones merged with a comma, as Envoy does), without
+    pseudo-headers. `header_count`: how many header lines there were, 0 where the proxy does not tell.
+    `target`: path and query, undecoded. `host`: as received.
+    """
+
+    method: str
+    host: str
+    target: str
+    headers: Mapping[str, str]
+    header_count: int = 0
+    source_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An identified caller.
+
+    `name` is kind and subject, `jwt:rita`. `roles` are those that the credential itself brings; bindings add more.
+    """
+
+    kind: Kind
+    subject: str
+    issuer: str = ""
+    roles: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    claims: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.subject}" if self.subject else str(self.kind)
+
+
+ANONYMOUS = Principal(Kind.ANONYMOUS, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The caller is known."""
+
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Unidentified:
+    """The caller is not known, and why.
+
+    `issuer_to_refresh` names the issuer whose keys may have been rotated since they were fetched: the caller of
+    `decide` may fetch them and decide again.
+    """
+
+    reason: Reason
+    detail: str = ""
+    issuer_to_refresh: str = ""
+
+
+Identity = Identified | Unidentified
+
+
+class Append(Enum):
+    """What happens where the header is already there (`HeaderValueOption.HeaderAppendAction`)."""
+
+    APPEND_IF_EXISTS_OR_ADD = 0
+    ADD_IF_ABSENT = 1
+    OVERWRITE_IF_EXISTS_OR_ADD = 2
+    OVERWRITE_IF_EXISTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderMutation:
+    name: str
+    value: str
+    append: Append = Append.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Allowed or denied, why, and everything that the proxy must do about it.
+
+    `status` is the HTTP status of a denial. `policy` and `rule` are empty where none decided.
+    `failed_conditions` names the rules whose condition failed while it ran.
+    """
+
+    is_allowed: bool
+    reason: Reason
+    principal: Principal = ANONYMOUS
+    policy: str = ""
+    rule: str = ""
+    detail: str = ""
+    status: int = 200
+    challenges: tuple[str, ...] = ()
+    headers: tuple[HeaderMutation, ...] = ()
+    headers_to_remove: tuple[str, ...] = ()
+    query_parameters_to_remove: tuple[str, ...] = ()
+    issuer_to_refresh: str = ""
+    failed_conditions: tuple[str, ...] = ()

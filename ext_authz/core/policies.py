@@ -1,0 +1,125 @@
+"""Compiled policies: what `decide` reads. Made whole by `compile.py`, immutable, swapped at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ext_authz.core.conditions import Condition
+from ext_authz.core.hosts import HostIndex
+from ext_authz.core.jwks import EMPTY, KeySet
+from ext_authz.core.kinds import KeySource, TokenIssuerSpec
+from ext_authz.core.paths import PathPattern
+
+HEADERS_AT_MOST = 80
+"""Envoy's limit of 100 counts what we add, too; beyond it the caller gets an empty 500."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """A TokenIssuer; equal when its settings are."""
+
+    name: str
+    spec: TokenIssuerSpec = field(hash=False)
+    keys: KeySet | None = None
+    """Keys that came with the configuration; None: fetched from `key_source.url`."""
+
+    @property
+    def key_source(self) -> KeySource:
+        return self.spec.jwks
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that a credential may stand in; `place` is header, cookie or query; `scheme` in lower case."""
+
+    place: str
+    name: str
+    scheme: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to identify: by JWT of one of `issuers` (names), or by API key where `issuers` is None."""
+
+    sources: tuple[Source, ...]
+    issuers: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """A rule with everything that it refers to resolved; an empty set means: not asked for."""
+
+    name: str
+    is_for_anyone: bool
+    methods: frozenset[str] = frozenset()
+    patterns: tuple[PathPattern, ...] = ()
+    roles: frozenset[str] = frozenset()
+    permissions: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    principals: frozenset[str] = frozenset()
+    condition: Condition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    name: str
+    methods: tuple[Method, ...]
+    identity_headers: tuple[tuple[str, str], ...]
+    deny_rules: tuple[CompiledRule, ...]
+    allow_rules: tuple[CompiledRule, ...]
+    challenges: tuple[str, ...] = ()
+    """WWW-Authenticate values without their error parameters."""
+    forwards_credential: bool = False
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(source for method in self.methods for source in method.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Who holds which role, with inheritance worked out."""
+
+    closure: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    permissions: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    of_principal: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    of_group: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def held(self, name: str, own: frozenset[str], groups: frozenset[str]) -> frozenset[str]:
+        """All roles of the principal `name` whose credential brings the roles `own` and the groups `groups`.
+
+        A role that no AccessRole defines is kept as it is: it may still be named by a rule's condition.
+        """
+        direct = own | self.of_principal.get(name, frozenset())
+        for group in groups:
+            direct |= self.of_group.get(group, frozenset())
+        result: frozenset[str] = direct
+        for role in direct:
+            result |= self.closure.get(role, frozenset())
+        return result
+
+    def granted(self, roles: frozenset[str]) -> frozenset[str]:
+        """The permissions that `roles` (inheritance worked out) give."""
+        result: frozenset[str] = frozenset()
+        for role in roles:
+            result |= self.permissions.get(role, frozenset())
+        return result
+
+
+@dataclass(frozen=True)
+class PolicySet:
+    """Everything that was configured."""
+
+    policies: HostIndex[Policy]
+    issuers: Mapping[str, Issuer]
+    """By the `iss` of their tokens."""
+    roles: Roles = field(default_factory=Roles)
+    identity_headers: frozenset[str] = frozenset()
+    """The identity headers of all policies: none may come from a client."""
+    headers_at_most: int = HEADERS_AT_MOST
+
+    def keys_configured(self) -> dict[str, KeySet]:
+        """The key set of each issuer by its name; empty for those whose keys are fetched."""
+        return {issuer.name: issuer.keys or EMPTY for issuer in self.issuers.values()}

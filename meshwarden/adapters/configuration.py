@@ -1,0 +1,95 @@
+"""Keeps a service's snapshot current: offers each bundle of the source, logs and counts what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from meshwarden.adapters.folder_source import FolderSource
+from meshwarden.adapters.logs import logger
+from meshwarden.adapters.telemetry import Metrics
+from meshwarden.core.snapshot import Accepted, Bundle, Refused, SnapshotHolder
+
+SnapshotType = TypeVar("SnapshotType")
+
+PROBLEMS_LOGGED_AT_MOST = 50
+
+
+class Configuration(Generic[SnapshotType]):
+    """The way from a source to the holder of the snapshot; `apply` puts an accepted one to work."""
+
+    def __init__(
+        self,
+        holder: SnapshotHolder[SnapshotType],
+        source: FolderSource,
+        *,
+        apply: Callable[[SnapshotType], None],
+        metrics: Metrics,
+        resync_seconds: float,
+    ) -> None:
+        self._holder = holder
+        self._source = source
+        self._apply = apply
+        self._resync_seconds = resync_seconds
+        self._offers = metrics.tally(
+            "configuration_offers", "Configurations offered, by what became of them.", ["outcome"]
+        )
+        metrics.gauge(
+            "configuration_is_refused",
+            "1 while the newest configuration is refused and an older one serves.",
+            lambda: float(holder.refusal is not None),
+        )
+        self._refused_version = ""
+
+    def load(self) -> None:
+        """Read and offer what is there now."""
+        self.offer(self._source.read())
+
+    def offer(self, bundle: Bundle) -> None:
+        """Take `bundle` or refuse it; say so once for each version."""
+        outcome = self._holder.offer(bundle)
+        if isinstance(outcome, Accepted) and self._holder.current is not None:
+            self._apply(self._holder.current)
+            self._offers.add("accepted")
+            logger().info("configuration_accepted", version=outcome.version)
+        elif isinstance(outcome, Refused):
+            identity = f"{outcome.version}{outcome.problems}"
+            if identity == self._refused_version:
+                return
+            self._refused_version = identity
+            self._offers.add("refused")
+            logger().error(
+                "configuration_refused",
+                version=outcome.version,
+                still_serving=self._holder.version or None,
+                problems=[str(problem) for problem in outcome.problems[:PROBLEMS_LOGGED_AT_MOST]],
+            )
+            return
+        self._refused_version = ""
+
+    async def follow(self) -> None:
+        """Offer each bundle that the source yields, for ever."""
+        async for bundle in self._source.changes(self._resync_seconds):
+            self.offer(bundle)
+
+    def missing(self) -> str:
+        """Why there is no snapshot yet; empty once there is one."""
+        if self._holder.current is not None:
+            return ""
+        refusal = self._holder.refusal
+        return "the configuration is refused" if refusal else "no configuration is loaded yet"
+
+    def status(self) -> dict[str, object]:
+        """What serves, and what was refused and why, for `/readyz?verbose`."""
+        refusal = self._holder.refusal
+        return {
+            "version": self._holder.version or None,
+            "refused": None
+            if refusal is None
+            else {
+                "version": refusal.version,
+                "problems": [
+                    str(problem) for problem in refusal.problems[:PROBLEMS_LOGGED_AT_MOST]
+                ],
+            },
+        }

@@ -1,0 +1,36 @@
+"""Whether a port can be bound, told before anything starts."""
+
+from __future__ import annotations
+
+import socket
+
+from meshwarden.core.faults import Misconfigured
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening-ready TCP socket bound to `host` and `port` (0: a free one).
+
+    `shared` lets several processes bind the same port (SO_REUSEPORT). Raises `Misconfigured` when it is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        bound.bind((host, port))
+        if not shared:
+            bound.listen(1024)
+    except OSError as error:
+        bound.close()
+        raise Misconfigured(
+            f"port {port} on {host} can't be bound: {error.strerror or error}; "
+            "stop what listens there, or choose another port"
+        ) from None
+    return bound
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise `Misconfigured` when `port` is taken on `host`."""
+    if port:
+        bind(host, port).close()

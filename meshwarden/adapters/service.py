@@ -1,0 +1,177 @@
+"""The life of a service process: settings -> parts -> ready -> SIGTERM -> not ready -> drain -> stopped.
+
+    run(program, model, build)
+      workers == 1:  serve here
+      workers > 1:   start that many processes of the same command, which share the ports; restart one that dies
+    serve:  build(service) adds methods, routes, checks, tasks  ->  ports open  ->  ready when every check holds
+
+What the parts are, each service's `app.py` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import uvloop
+from starlette.routing import BaseRoute
+
+from meshwarden.adapters import logs, ports, workers
+from meshwarden.adapters.grpc_server import GrpcServer, Method
+from meshwarden.adapters.settings import ServiceSettings, load
+from meshwarden.adapters.side_port import HttpServer, Readiness, health_routes
+from meshwarden.adapters.telemetry import Metrics
+from meshwarden.adapters.tracing import Tracing
+from meshwarden.core.faults import Fault, Misconfigured
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+EXIT_MISCONFIGURED = 2
+READINESS_INTERVAL_SECONDS = 0.1
+FLUSH_INTERVAL_SECONDS = 1.0
+
+
+class Service:
+    """The parts of one process, gathered by `build` before anything is opened."""
+
+    def __init__(self, name: str, settings: ServiceSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self.metrics = Metrics()
+        self.tracing = Tracing(settings.tracing, name)
+        self.readiness = Readiness()
+        self.methods: list[Method] = []
+        self.health_names: list[str] = []
+        self.routes: list[BaseRoute] = []
+        self.further_http: list[tuple[str, int, Sequence[BaseRoute]]] = []
+        self.tasks: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.closers: list[Callable[[], Awaitable[None]]] = []
+        self._is_shared = settings.workers > 1
+        self._http: list[HttpServer] = []
+        self._stopping = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Open the ports, serve until SIGTERM or SIGINT, drain, stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        grpc = GrpcServer(
+            self.settings.grpc,
+            self.methods,
+            metrics=self.metrics,
+            tracing=self.tracing,
+            shared_ports=self._is_shared,
+        )
+        running: list[asyncio.Task[None]] = []
+        try:
+            await self._open_http()
+            await grpc.start()
+            running = [asyncio.create_task(self._guarded(task)) for task in self.tasks]
+            running += [asyncio.create_task(self._report(grpc)), asyncio.create_task(self._flush())]
+            logs.logger().info(
+                "started",
+                grpc_port=grpc.port,
+                streaming_port=grpc.streaming_port,
+                http_ports=[server.port for server in self._http],
+            )
+            await self._stopping.wait()
+            self.readiness.is_draining = True
+            await grpc.set_serving(False, self.health_names)
+            logs.logger().info("draining")
+            await asyncio.sleep(self.settings.drain_seconds)
+        finally:
+            await self._close(grpc, running)
+        logs.logger().info("stopped")
+
+    async def _open_http(self) -> None:
+        http = self.settings.http
+        own = [*health_routes(self.readiness, self.metrics), *self.routes]
+        for host, port, routes in [(http.host, http.port, own), *self.further_http]:
+            server = HttpServer(ports.bind(host, port, shared=self._is_shared), routes)
+            await server.start()
+            self._http.append(server)
+
+    async def _close(self, grpc: GrpcServer, running: list[asyncio.Task[None]]) -> None:
+        await grpc.stop(self.settings.stop_seconds)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for close in self.closers:
+            await close()
+        for server in self._http:
+            await server.stop()
+        self.metrics.flush()
+        await asyncio.to_thread(self.tracing.close)
+
+    async def _guarded(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a background task for ever; one that fails is logged and started again after a second."""
+        while True:
+            try:
+                await task()
+                return
+            except Exception as error:
+                logs.logger().error("task_failed", error=type(error).__name__, exc_info=True)
+                await asyncio.sleep(1)
+
+    async def _report(self, grpc: GrpcServer) -> None:
+        """Keep the health service in step with readiness, and log each change."""
+        before: dict[str, str] | None = None
+        while True:
+            reasons = self.readiness.reasons()
+            if reasons != before and not self.readiness.is_draining:
+                await grpc.set_serving(not reasons, self.health_names)
+                logs.logger().info(
+                    "not_ready" if reasons else "ready", **({"reasons": reasons} if reasons else {})
+                )
+                before = reasons
+            await asyncio.sleep(READINESS_INTERVAL_SECONDS)
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL_SECONDS)
+            self.metrics.flush()
+
+
+def run(
+    program: str,
+    model: type[Settings],
+    build: Callable[[Service, Settings], None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run a service until it is told to stop; the process's exit status (2: the settings are wrong)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        settings = load(model, given, program)
+        logs.configure(settings.log, program)
+        if settings.workers > 1 and not workers.is_worker():
+            _require_free_ports(settings)
+            return workers.supervise([sys.executable, "-m", program, *given], settings.workers)
+        workers.end_with_parent()
+        return uvloop.run(_serve(program, settings, build))
+    except Fault as fault:
+        for problem in fault.problems:
+            sys.stderr.write(f"{program}: {problem}\n")
+        return EXIT_MISCONFIGURED
+
+
+async def _serve(
+    program: str, settings: Settings, build: Callable[[Service, Settings], None]
+) -> int:
+    service = Service(program, settings)
+    build(service, settings)
+    await service.serve()
+    return 0
+
+
+def _require_free_ports(settings: ServiceSettings) -> None:
+    """Shared ports hide that somebody else's server listens there, so ask before any worker starts."""
+    if 0 in (settings.grpc.port, settings.grpc.streaming_port, settings.http.port):
+        raise Misconfigured("several workers need fixed ports: a port of 0 would differ in each")
+    for port in (settings.grpc.port, settings.grpc.streaming_port):
+        ports.require_free(settings.grpc.host, port)
+    ports.require_free(settings.http.host, settings.http.port)
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", workers.metrics_folder())

@@ -1,0 +1,210 @@
+"""How a service gets its settings: defaults, environment, command line; every fault at once; a reference page.
+
+Holds the parts that all services have in common and the loading. What a service adds, its own `settings.py` says.
+Precedence: command line over environment over default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+from annotated_types import Ge, Gt, Interval, Le, Lt
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from meshwarden.core.faults import Misconfigured, Problem
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Settings = TypeVar("Settings", bound="ServiceSettings")
+
+
+class Section(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GrpcSettings(Section):
+    host: str = Field("0.0.0.0", description="Address that the gRPC ports bind to.")
+    port: Port = Field(0, description="Main gRPC port; 0 takes a free one.")
+    streaming_port: Port = Field(0, description="gRPC port of reflection and health Watch.")
+    message_bytes_at_most: int = Field(
+        4 << 20, ge=1024, le=64 << 20, description="A larger request is refused."
+    )
+    metadata_bytes_at_most: int = Field(
+        16 << 10, ge=1024, le=1 << 20, description="A call with more metadata is refused."
+    )
+    calls_at_most: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="Calls in flight; beyond them the overload answer is given.",
+    )
+    connection_age_seconds: float = Field(
+        3600,
+        gt=0,
+        description="A connection is asked to close at this age, so that clients rebalance.",
+    )
+    connection_age_grace_seconds: float = Field(
+        30, gt=0, description="How long its calls may go on after that."
+    )
+    keepalive_interval_seconds: float = Field(
+        30, gt=0, description="A silent connection is probed this often."
+    )
+    ping_interval_at_least_seconds: float = Field(
+        5, gt=0, description="A client that pings more often, four times, is disconnected."
+    )
+
+
+class HttpSettings(Section):
+    host: str = Field("0.0.0.0", description="Address that the HTTP side port binds to.")
+    port: Port = Field(0, description="Port of /healthz, /readyz and /metrics; 0 takes a free one.")
+
+
+class ConfigurationSettings(Section):
+    folder: Path | None = Field(None, description="Folder of configuration files.")
+    resync_seconds: float = Field(
+        5,
+        gt=0,
+        le=3600,
+        description="The folder is read again this often even when no change was seen.",
+    )
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level.")
+    format: Literal["json", "console"] = Field(
+        "json", description="One JSON object a line, or text."
+    )
+
+
+class TracingSettings(Section):
+    otlp_endpoint: str = Field(
+        "",
+        description="OTLP/HTTP traces endpoint, such as http://collector:4318/v1/traces; empty: off.",
+    )
+    sample_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of traces started here that are kept; a parent decides first.",
+    )
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    workers: int = Field(1, ge=1, le=64, description="Processes that share the ports.")
+    stop_seconds: float = Field(
+        8, gt=0, le=600, description="Calls in flight may go on this long after SIGTERM."
+    )
+    drain_seconds: float = Field(
+        0, ge=0, le=600, description="Time between not ready and closing the ports, for balancers."
+    )
+    log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
+    grpc: GrpcSettings
+    http: HttpSettings
+    configuration: ConfigurationSettings = ConfigurationSettings()
+
+
+def load(model: type[Settings], arguments: Sequence[str], program: str) -> Settings:
+    """The settings of a service from `arguments` and the environment; `--help` prints them all and exits.
+
+    Raises `Misconfigured` with one problem for each setting that is wrong, named as it can be set.
+    """
+    problems = list(_unknown_variables(model))
+    try:
+        settings = model(
+            _cli_parse_args=list(arguments),
+            _cli_prog_name=program,
+            _cli_kebab_case=True,
+            _cli_implicit_flags=True,
+            _cli_hide_none_type=True,
+            _cli_avoid_json=True,
+        )
+    except pydantic.ValidationError as error:
+        for detail in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in detail["loc"])
+            message = str(detail["msg"]).removeprefix("Value error, ")
+            hint = f"--{name.replace('_', '-')} or {variable(model, name)}" if name else ""
+            problems.append(Problem("", 0, f"{name}: {message}" if name else message, hint))
+    if problems:
+        raise Misconfigured(problems)
+    return settings
+
+
+def variable(model: type[ServiceSettings], name: str) -> str:
+    """The environment variable of the setting `name` (dotted)."""
+    return f"{model.model_config.get('env_prefix', '')}{name.replace('.', '__')}".upper()
+
+
+def _unknown_variables(model: type[ServiceSettings]) -> Iterator[Problem]:
+    """Variables of a misspelt section, which pydantic-settings passes over; fields it finds by itself.
+
+    Only nested names are judged: Kubernetes adds `<SERVICE>_PORT` and the like by itself.
+    """
+    prefix = str(model.model_config.get("env_prefix", "")).upper()
+    sections = {name.upper() for name in model.model_fields}
+    for name in sorted(os.environ):
+        section, separator, _ = name.upper().removeprefix(prefix).partition("__")
+        if name.upper().startswith(prefix) and separator and section not in sections:
+            yield Problem("", 0, f"the environment variable {name} is no setting", "see --help")
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each single setting as (dotted name, its FieldInfo)."""
+    for name, info in model.model_fields.items():
+        if not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+            yield prefix + name, info
+            continue
+        default = info.get_default()
+        for inner, inner_info in leaves(info.annotation, f"{prefix}{name}."):
+            shown = copy(inner_info)
+            shown.default = getattr(default, inner.rpartition(".")[2], inner_info.default)
+            yield inner, shown
+
+
+def reference_page(model: type[ServiceSettings], program: str) -> str:
+    """The settings of a service as a Markdown page."""
+    lines = [
+        f"# Settings of {program}",
+        "",
+        f"Generated by `meshwarden render reference`. Each is a flag of `python -m {program}` and an environment",
+        "variable; the flag wins. All faults are reported together at start.",
+        "",
+        "| flag | variable | default | bounds | what it does |",
+        "|---|---|---|---|---|",
+    ]
+    for name, info in leaves(model):
+        default = "" if info.is_required() or info.get_default() is None else info.get_default()
+        shown = "(secret)" if isinstance(default, pydantic.SecretStr) else f"`{default}`"
+        lines.append(
+            f"| `--{name.replace('_', '-')}` | `{variable(model, name)}` | {shown if default != '' else ''} "
+            f"| {_bounds(info)} | {info.description or ''} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _bounds(info: Any) -> str:
+    words = []
+    for item in info.metadata:
+        for kind, sign in ((Ge, "ge"), (Gt, "gt"), (Le, "le"), (Lt, "lt")):
+            if isinstance(item, (kind, Interval)) and getattr(item, sign, None) is not None:
+                mark = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}[sign]
+                words.append(f"{mark} {getattr(item, sign)}")
+    if getattr(info.annotation, "__origin__", None) is Literal:
+        words.append(", ".join(str(choice) for choice in info.annotation.__args__))
+    return " ".join(words)

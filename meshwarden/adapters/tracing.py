@@ -1,0 +1,54 @@
+"""OpenTelemetry traces of our calls; off unless an OTLP endpoint is set.
+
+A span continues the caller's `traceparent` (W3C Trace Context), from the gRPC metadata, else from what the
+method says stands in the message. Spans hold no header values and no credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from meshwarden.adapters.settings import TracingSettings
+
+
+class Tracing:
+    """Starts spans, or does nothing when tracing is off."""
+
+    def __init__(self, settings: TracingSettings, service: str) -> None:
+        self.is_on = bool(settings.otlp_endpoint)
+        if not self.is_on:
+            return
+        # The SDK takes 40 ms to import, which a service without traces need not pay.
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": service}),
+            sampler=ParentBasedTraceIdRatio(settings.sample_ratio),
+            shutdown_on_exit=False,
+        )
+        exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, timeout=2)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+        self._tracer = self._provider.get_tracer("meshwarden")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def span(self, name: str, carrier: Mapping[str, str]) -> AbstractContextManager[Any]:
+        """A span `name` that continues the `traceparent` in `carrier` (lower-case names)."""
+        if not self.is_on:
+            return nullcontext()
+        from opentelemetry.trace import SpanKind
+
+        return self._tracer.start_as_current_span(
+            name, context=self._propagator.extract(carrier), kind=SpanKind.SERVER
+        )
+
+    def close(self) -> None:
+        """Send what is left, within the exporter's time limit."""
+        if self.is_on:
+            self._provider.shutdown()

@@ -1,0 +1,82 @@
+"""Several processes of one service: start, restart, stop them together.
+
+The workers share the ports (SO_REUSEPORT); the kernel spreads connections, so several workers help only where
+the client opens several connections. Stated in the service's settings: `workers`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from prometheus_client import multiprocess
+
+from meshwarden.adapters.logs import logger
+
+_WORKER_VARIABLE = "MESHWARDEN_WORKER"
+_PR_SET_PDEATHSIG = 1
+RESTART_PAUSE_SECONDS = 1.0
+
+
+def is_worker() -> bool:
+    """Whether this process was started by `supervise`."""
+    return _WORKER_VARIABLE in os.environ
+
+
+def metrics_folder() -> str:
+    """A folder in which the workers of one service leave their metrics for each other."""
+    return tempfile.mkdtemp(prefix="meshwarden-metrics-")
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to end this worker when its supervisor dies without a word (Linux only)."""
+    if is_worker() and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def supervise(command: Sequence[str], count: int) -> int:
+    """Keep `count` processes of `command` running until SIGTERM or SIGINT; then stop them all.
+
+    A worker that dies is started again, at most one a second each. One that ends with status 2 (its settings are
+    wrong) ends everything with that status.
+    """
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    is_stopping = False
+
+    def stop(_number: int, _frame: object) -> None:
+        nonlocal is_stopping
+        is_stopping = True
+        for process in running.values():
+            process.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    for index in range(count):
+        running[index] = _start(command, index)
+    while running:
+        pid, status = os.wait()
+        index = next((i for i, process in running.items() if process.pid == pid), -1)
+        if index < 0:
+            continue
+        process = running.pop(index)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        if is_stopping:
+            continue
+        if process.returncode == 2:
+            stop(0, None)
+            return 2
+        logger().error("worker_died", worker=index, status=process.returncode)
+        time.sleep(RESTART_PAUSE_SECONDS)
+        running[index] = _start(command, index)
+    return 0
+
+
+def _start(command: Sequence[str], index: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, env={**os.environ, _WORKER_VARIABLE: str(index)})
