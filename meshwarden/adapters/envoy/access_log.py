@@ -1,0 +1,54 @@
+"""The access log: one JSON line a request on stdout, with who, by which rule, under which limit.
+
+No credential may enter it. So: no request header that carries one, and of the path only what
+stands before the query (`NQ`); `referer`, which holds another URL's query, is left out as well.
+"""
+
+from __future__ import annotations
+
+from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.extensions.access_loggers.stream import v3 as stream
+
+from meshwarden.adapters.envoy.typed import packed, struct
+
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+DECISION_MEMBERS = ("principal", "subject", "policy", "rule", "reason")
+"""What the authorizer says about each decision in `CheckResponse.dynamic_metadata`."""
+
+FIELDS = {
+    "time": "%START_TIME%",
+    "request_id": "%REQUEST_HEADER(X-REQUEST-ID)%",
+    "method": "%REQUEST_HEADER(:METHOD)%",
+    "host": "%REQUEST_HEADER(:AUTHORITY)%",
+    "path": "%PATH(NQ:PATH)%",
+    "protocol": "%PROTOCOL%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "grpc_status": "%GRPC_STATUS%",
+    "duration_ms": "%DURATION%",
+    "upstream_duration_ms": "%COMMON_DURATION(US_TX_BEG:US_RX_BEG:ms)%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "user_agent": "%REQUEST_HEADER(USER-AGENT):256%",
+    "trace": "%REQUEST_HEADER(TRACEPARENT):64%",
+    "route": "%ROUTE_NAME%",
+    "upstream": "%UPSTREAM_HOST%",
+    "limit": "%RESPONSE_HEADER(X-RATELIMIT-LIMIT)%",
+    "limit_remaining": "%RESPONSE_HEADER(X-RATELIMIT-REMAINING)%",
+    "retry_after": "%RESPONSE_HEADER(RETRY-AFTER)%",
+    **{member: f"%DYNAMIC_METADATA({EXT_AUTHZ}:{member})%" for member in DECISION_MEMBERS},
+}
+
+
+def access_log() -> accesslog.AccessLog:
+    """The log of every request, whatever its end."""
+    log = stream.StdoutAccessLog(
+        log_format=core.SubstitutionFormatString(
+            json_format=struct(dict(FIELDS)), omit_empty_values=True
+        )
+    )
+    return accesslog.AccessLog(name="envoy.access_loggers.stdout", typed_config=packed(log))

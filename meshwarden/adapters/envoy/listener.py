@@ -1,0 +1,81 @@
+"""The listener at the edge: what of a request is accepted at all, and in which form.
+
+The reason for each value, line by line of Envoy's page on edge proxies, is in
+`docs/explanation/edge_proxy.md`.
+"""
+
+from __future__ import annotations
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener_v3
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+
+from meshwarden.adapters.envoy.access_log import access_log
+from meshwarden.adapters.envoy.filters import http_filters
+from meshwarden.adapters.envoy.local_replies import local_replies
+from meshwarden.adapters.envoy.options import MEBIBYTE, EnvoyOptions
+from meshwarden.adapters.envoy.routes import routes
+from meshwarden.adapters.envoy.typed import address, packed, seconds
+
+LISTENER = "edge"
+CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
+
+
+def listener(options: EnvoyOptions) -> listener_v3.Listener:
+    """The only way in."""
+    manager = listener_v3.Filter(
+        name=CONNECTION_MANAGER, typed_config=packed(_connection_manager(options))
+    )
+    return listener_v3.Listener(
+        name=LISTENER,
+        address=address(options.listen_address, options.listen_port),
+        per_connection_buffer_limit_bytes=options.buffer_bytes_at_most,
+        filter_chains=[listener_v3.FilterChain(filters=[manager])],
+    )
+
+
+def _connection_manager(options: EnvoyOptions) -> hcm.HttpConnectionManager:
+    escaped_slashes = hcm.HttpConnectionManagerPathWithEscapedSlashesAction
+    return hcm.HttpConnectionManager(
+        stat_prefix=LISTENER,
+        route_config=routes(options),
+        http_filters=http_filters(options),
+        access_log=[access_log()],
+        local_reply_config=local_replies(),
+        use_remote_address=True,
+        internal_address_config=_nobody(),
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=escaped_slashes.REJECT_REQUEST,
+        strip_trailing_host_dot=True,
+        server_name=options.server_name,
+        max_request_headers_kb=options.headers_kibibytes_at_most,
+        stream_idle_timeout=seconds(options.stream_idle_timeout_seconds),
+        request_timeout=seconds(options.request_timeout_seconds),
+        request_headers_timeout=seconds(options.request_headers_timeout_seconds),
+        common_http_protocol_options=_limits(options),
+        http2_protocol_options=core.Http2ProtocolOptions(
+            max_concurrent_streams=options.streams_at_most,
+            initial_stream_window_size=65_536,
+            initial_connection_window_size=MEBIBYTE,
+        ),
+    )
+
+
+def _limits(options: EnvoyOptions) -> core.HttpProtocolOptions:
+    underscores = core.HttpProtocolOptionsHeadersWithUnderscoresAction
+    return core.HttpProtocolOptions(
+        idle_timeout=seconds(options.connection_idle_timeout_seconds),
+        max_headers_count=options.headers_at_most,
+        headers_with_underscores_action=underscores.REJECT_REQUEST,
+    )
+
+
+def _nobody() -> hcm.HttpConnectionManagerInternalAddressConfig:
+    """The addresses that are trusted with `x-envoy-*` headers, which ask for retries and timeouts.
+
+    Envoy reads an empty list as "loopback and private networks" (1.40, tried), so an address stands
+    here that nobody can have.
+    """
+    unreachable = core.CidrRange(address_prefix="255.255.255.255", prefix_len=32)
+    return hcm.HttpConnectionManagerInternalAddressConfig(cidr_ranges=[unreachable])
