@@ -10,7 +10,7 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener_v3
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 
-from meshwarden.adapters.envoy.access_log import access_log
+from meshwarden.adapters.envoy.access_log import access_logs
 from meshwarden.adapters.envoy.filters import http_filters
 from meshwarden.adapters.envoy.local_replies import local_replies
 from meshwarden.adapters.envoy.options import MEBIBYTE, EnvoyOptions
@@ -40,7 +40,7 @@ def _connection_manager(options: EnvoyOptions) -> hcm.HttpConnectionManager:
         stat_prefix=LISTENER,
         route_config=routes(options),
         http_filters=http_filters(options),
-        access_log=[access_log()],
+        access_log=access_logs(),
         local_reply_config=local_replies(),
         use_remote_address=True,
         internal_address_config=_nobody(),

@@ -1,0 +1,163 @@
+"""What Envoy speaks to, for tests of Envoy alone: an authorizer, a rate-limit service, an upstream.
+
+Real servers that answer what the test tells them; the decisions of our services are not in here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from meshwarden.adapters.protobuf import message_class
+
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
+SHOULD_RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+
+check_request = message_class("envoy.service.auth.v3.CheckRequest")
+check_response = message_class("envoy.service.auth.v3.CheckResponse")
+rate_limit_request = message_class("envoy.service.ratelimit.v3.RateLimitRequest")
+rate_limit_response = message_class("envoy.service.ratelimit.v3.RateLimitResponse")
+
+
+@dataclass
+class GrpcService:
+    """One unary method on a port of its own: `answer` may be replaced at any time."""
+
+    answer: Callable[[Any], Any]
+    port: int = 0
+    asked: list[Any] = field(default_factory=list)
+
+
+@contextmanager
+def serving(
+    path: str, request_class: Any, *, answer: Callable[[Any], Any]
+) -> Iterator[GrpcService]:
+    """Serve `path` and `grpc.health.v1` on a free port for the length of the block."""
+    service = GrpcService(answer)
+
+    def call(message: bytes, _context: object) -> bytes:
+        request = request_class.FromString(message)
+        service.asked.append(request)
+        return bytes(service.answer(request).SerializeToString())
+
+    package, method = path.strip("/").split("/")
+    handlers = {method: grpc.unary_unary_rpc_method_handler(call)}
+    options = [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ]
+    with ThreadPoolExecutor(4) as threads:
+        server = grpc.server(threads, options=options)
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(package, handlers)])
+        checks = health.HealthServicer()
+        checks.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        service.port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield service
+        finally:
+            server.stop(None).wait()
+
+
+def authorizer() -> Any:
+    """A running authorizer that allows everything as `jwt:rita` under the rule `read`."""
+    return serving(CHECK, check_request, answer=lambda _request: allowed())
+
+
+def rate_limiter() -> Any:
+    """A running rate-limit service without any limit."""
+    return serving(SHOULD_RATE_LIMIT, rate_limit_request, answer=lambda _request: within_limit())
+
+
+def allowed(**ok_response: Any) -> Any:
+    """An OK verdict; `ok_response` are fields of `OkHttpResponse`."""
+    metadata = {"principal": "jwt:rita", "subject": "rita", "policy": "orders", "rule": "read"}
+    return check_response(ok_response=ok_response, dynamic_metadata=metadata)
+
+
+def denied(status: int, body: str) -> Any:
+    """A denial in-band, with its own problem document."""
+    content_type = {"header": {"key": "content-type", "value": "application/problem+json"}}
+    return check_response(
+        status={"code": 7},
+        denied_response={"status": {"code": status}, "body": body, "headers": [content_type]},
+        dynamic_metadata={"principal": "jwt:rita", "reason": "no_rule_allows"},
+    )
+
+
+def within_limit() -> Any:
+    return rate_limit_response(overall_code=1)
+
+
+def over_limit(*, per_minute: int, seconds_left: int) -> Any:
+    limit = {"requests_per_unit": per_minute, "unit": 2}
+    status = {
+        "code": 2,
+        "current_limit": limit,
+        "limit_remaining": 0,
+        "duration_until_reset": {"seconds": seconds_left},
+    }
+    return rate_limit_response(overall_code=2, statuses=[status])
+
+
+class Upstream(ThreadingHTTPServer):
+    """Counts each execution; `/reset` is executed and then cut, `/503` and `/500` say so."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Executing)
+        self.executions: Counter[str] = Counter()
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+
+class _Executing(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Upstream
+
+    def execute(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        path = self.path.partition("?")[0]
+        if path != "/healthz":
+            self.server.executions[f"{self.command} {path}"] += 1
+        if path == "/reset":
+            self.close_connection = True
+            return
+        status = int(path[1:]) if path[1:].isdigit() else 200
+        body = "\n".join(f"{name}: {value}" for name, value in self.headers.items()).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_PATCH = execute  # noqa: N815 (http.server's names)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def upstream() -> Iterator[Upstream]:
+    """A running upstream, for the length of the block."""
+    with Upstream() as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
