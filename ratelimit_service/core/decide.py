@@ -148,7 +148,7 @@ def _status(match: Match, increment: Increment, after: int, now: int) -> Status:
         limit_remaining=max(0, limit.requests_per_unit - after),
         reset_seconds=increment.window.seconds_until_reset(now),
         is_over=is_over,
-        count=Count(match.statistics_key, increment.hits, after),
+        counted=Count(match.statistics_key, increment.hits, after),
     )
 
 

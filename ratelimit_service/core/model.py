@@ -134,7 +134,7 @@ class Status(NamedTuple):
     limit_remaining: int = 0
     reset_seconds: int = 0
     is_over: bool = False
-    count: Count | None = None
+    counted: Count | None = None
 
 
 class Decision(NamedTuple):

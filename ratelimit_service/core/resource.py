@@ -77,7 +77,7 @@ class RateLimitResource(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    apiVersion: Literal["meshwarden.io/v1alpha1"]  # noqa: N815 - Kubernetes' name of the field
+    api_version: Literal["meshwarden.io/v1alpha1"] = Field(alias="apiVersion")
     kind: Literal["RateLimit"]
     metadata: ResourceMetadata
     spec: RateLimitSpecification

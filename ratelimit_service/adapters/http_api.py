@@ -1,0 +1,96 @@
+"""The HTTP faces of the reference: `/json` and `/healthcheck` on the HTTP port, `/rlconfig` and
+`/stats` on the debug port.
+
+Decides nothing. `/healthz`, `/readyz` and `/metrics` are every service's and stand beside `/json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from google.protobuf import json_format
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from meshwarden.adapters.protobuf import message_class, pool
+from meshwarden.adapters.side_port import Readiness
+from meshwarden.core.faults import Fault
+from ratelimit_service.adapters.envoy_rls import decoded, response
+from ratelimit_service.adapters.limiter import Limiter
+from ratelimit_service.adapters.statistics import Statistics
+from ratelimit_service.core.model import Code, Decision
+from ratelimit_service.core.tree import described_limits
+
+BODY_BYTES_AT_MOST = 1 << 20
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def http_routes(limiter: Limiter, *, readiness: Readiness) -> list[BaseRoute]:
+    """`/json` (a RateLimitRequest as protobuf JSON, any method: 200, 429, 400, 500) and
+    `/healthcheck`.
+    """
+
+    async def json(request: Request) -> Response:
+        body = await _body(request)
+        if body is None:
+            return PlainTextResponse("Bad Request\n", 400)
+        try:
+            message = message_class("envoy.service.ratelimit.v3.RateLimitRequest")()
+            json_format.Parse(body, message, descriptor_pool=pool())
+            decision = limiter.decide(decoded(message))
+            if not isinstance(decision, Decision):
+                decision = await decision
+        except (json_format.ParseError, UnicodeDecodeError, RecursionError, Fault) as error:
+            return PlainTextResponse(f"Bad Request\n{error}\n", 400)
+        text = json_format.MessageToJson(response(decision), indent=None, descriptor_pool=pool())
+        status = 429 if decision.code is Code.OVER_LIMIT else 200
+        return Response(text, status, media_type="application/json")
+
+    async def healthcheck(_request: Request) -> Response:
+        reasons = readiness.reasons()
+        if reasons:
+            return PlainTextResponse("; ".join(sorted(reasons.values())), 500)
+        return PlainTextResponse("OK")
+
+    return [
+        Route("/json", json, methods=_METHODS),
+        Route("/healthcheck", healthcheck, methods=_METHODS),
+    ]
+
+
+def debug_routes(limiter: Limiter, *, statistics: Statistics) -> list[BaseRoute]:
+    """`/rlconfig` lists the limits, `/stats` the statistics, `/` what there is."""
+
+    def limits() -> list[str]:
+        rules = limiter.rules
+        return [] if rules is None else described_limits(rules.domains.values())
+
+    def pages() -> list[str]:
+        return [
+            "/rlconfig: print out the currently loaded configuration for debugging",
+            "/stats: print out stats",
+        ]
+
+    return [
+        _listing("/", pages),
+        _listing("/rlconfig", limits),
+        _listing("/stats", statistics.lines),
+    ]
+
+
+def _listing(path: str, read: Callable[[], list[str]]) -> Route:
+    async def show(_request: Request) -> Response:
+        return PlainTextResponse("".join(f"{line}\n" for line in read()))
+
+    return Route(path, show)
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body, or None where it is too large."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_AT_MOST:
+            return None
+    return bytes(body)

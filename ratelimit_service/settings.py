@@ -1,0 +1,160 @@
+"""The settings of ratelimit_service; each is a flag, a variable and a row of the reference page.
+
+The variables of envoyproxy/ratelimit that are honoured are in `reference_environment`, below ours
+in precedence.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from meshwarden.adapters.settings import (
+    GrpcSettings,
+    HttpSettings,
+    Port,
+    Section,
+    ServiceSettings,
+)
+from ratelimit_service.adapters.reference_environment import ReferenceEnvironment
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_seconds(value: object) -> object:
+    """Seconds from a number, or from a duration as Go writes it, such as `100ms` or `1m30s`."""
+    if not isinstance(value, str) or not re.fullmatch(rf"(?:{_DURATION.pattern})+", value):
+        return value
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value))
+
+
+def parse_redis_url(value: object) -> object:
+    """A URL, from what the reference takes: `host:port`, a socket's path, or a URL."""
+    if not isinstance(value, str) or value.startswith(("redis://", "rediss://", "unix://")):
+        return value
+    if value.startswith("/"):
+        return f"unix://{value}"
+    if re.fullmatch(r"[^,/\s]+:\d+", value):
+        return f"redis://{value}"
+    raise ValueError("must be host:port, a socket's path, or a redis://, rediss:// or unix:// URL")
+
+
+class StoreSettings(Section):
+    """Where hits are counted."""
+
+    kind: Literal["memory", "redis"] = Field(
+        "memory", description="memory: this process alone; redis: any number of processes."
+    )
+    memory_counters_at_most: int = Field(
+        500_000,
+        ge=1,
+        le=100_000_000,
+        description="Counters in memory, 300 bytes each; beyond them on-store-failure decides.",
+    )
+    key_format: Literal["meshwarden", "envoyproxy"] = Field(
+        "meshwarden",
+        description="envoyproxy: the reference's counter keys, for a rolling change on one Redis.",
+    )
+    key_prefix: str = Field("", description="Put before every counter's key.")
+    expiration_jitter_seconds: int = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="Redis forgets a counter up to this long after its window, at random.",
+    )
+
+
+class RedisSettings(Section):
+    """How Redis is reached; used when store.kind is redis."""
+
+    url: Annotated[str, BeforeValidator(parse_redis_url)] = Field(
+        "redis://127.0.0.1:6379", description="URL, host:port, or path of a socket."
+    )
+    auth: SecretStr = Field(SecretStr(""), description="Password, or user:password.")
+    time_limit_seconds: Annotated[float, BeforeValidator(parse_seconds)] = Field(
+        0.1, gt=0, le=60, description="A request waits this long for Redis, connecting included."
+    )
+
+
+class AnswerSettings(Section):
+    """What the answers hold besides the statuses."""
+
+    shadow_mode: bool = Field(False, description="Never answer over the limit; count as ever.")
+    quota_mode: bool = Field(False, description="Every limit is a quota.")
+    headers_enabled: bool = Field(False, description="Send the RateLimit-* response headers.")
+    limit_header: str = Field("RateLimit-Limit", min_length=1, description="Header of the limit.")
+    remaining_header: str = Field(
+        "RateLimit-Remaining", min_length=1, description="Header of what is left."
+    )
+    reset_header: str = Field(
+        "RateLimit-Reset", min_length=1, description="Header of the seconds to the next window."
+    )
+    dynamic_metadata: bool = Field(
+        False, description="Send the descriptors and the limits' metadata as dynamic metadata."
+    )
+
+
+class StatisticsSettings(Section):
+    """What `/stats` shows."""
+
+    near_limit_ratio: float = Field(
+        0.8, ge=0, le=1, description="Hits above this share of a limit are near it."
+    )
+    names_at_most: int = Field(
+        10_000, ge=1, le=1_000_000, description="Limits listed; beyond them none is added."
+    )
+
+
+class DebugSettings(Section):
+    """The debug port."""
+
+    host: str = Field("0.0.0.0", description="Address that the debug port binds to.")
+    port: Port = Field(6070, description="Port of /rlconfig and /stats; 0 takes a free one.")
+
+
+class Settings(ServiceSettings):
+    """How often may they."""
+
+    model_config = SettingsConfigDict(env_prefix="RATELIMIT_")
+
+    grpc: GrpcSettings = GrpcSettings(port=8081, streaming_port=8083)
+    http: HttpSettings = HttpSettings(port=8080)
+    debug: DebugSettings = DebugSettings()
+    store: StoreSettings = StoreSettings()
+    on_store_failure: Literal["error", "allow", "deny"] = Field(
+        "error",
+        description="When counters can't be reached: error leaves it to the caller's failure mode.",
+    )
+    redis: RedisSettings = RedisSettings()
+    answer: AnswerSettings = AnswerSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
+    merge_domain_config: bool = Field(
+        False, description="Several files may describe one domain; else that is a fault."
+    )
+
+    @model_validator(mode="after")
+    def require_a_shared_store(self) -> Settings:
+        """Several processes with a store each would each admit the whole limit."""
+        if self.workers > 1 and self.store.kind == "memory":
+            raise ValueError(
+                f"{self.workers} workers can't share the memory store: use Redis "
+                "(--store.kind redis), or one worker"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Our variables, then the reference's."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, ReferenceEnvironment(settings_cls)
