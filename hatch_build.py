@@ -1,8 +1,9 @@
 """Build hook: writes the protobuf descriptors of the services we speak into one small file.
 
-`xds-protos` overwrites files of other packages when it is installed beside them, so it is needed here, in the
-isolated build environment, and nowhere else (architecture.md, Hazards). The written `FileDescriptorSet` holds
-the listed files and all that they import, in an order in which they can be added to a `DescriptorPool`.
+`xds-protos` overwrites files of other packages when it is installed beside them, so it is needed
+here, in the isolated build environment, and nowhere else (architecture.md, Hazards). The written
+`FileDescriptorSet` holds the listed files and all that they import, in an order in which they can
+be added to a `DescriptorPool`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MODULES = [
 class DescriptorHook(BuildHookInterface):  # type: ignore[type-arg]
     """Runs for wheels and for editable installs alike."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, _version: str, build_data: dict[str, Any]) -> None:
         from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
         written = FileDescriptorSet()

@@ -1,4 +1,6 @@
-"""The settings of ext_authz; each is a flag, an environment variable and a row of the reference page."""
+"""The settings of ext_authz; each is a flag, an environment variable and a row of the reference
+page.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class KeySettings(Section):
     )
     development_jwks: Path | None = Field(
         None,
-        description="Public keys of this machine's development issuer; unset: such an issuer is refused.",
+        description="Public keys of this machine's development issuer; unset: such an issuer "
+        "is refused.",
     )
 
 

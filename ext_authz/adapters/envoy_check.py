@@ -1,7 +1,8 @@
 """`envoy.service.auth.v3.Authorization/Check`: CheckRequest bytes -> decide -> CheckResponse bytes.
 
-Every answer is in-band: a denial is a response with `denied_response` and a status that is not OK, built in one
-place, so that OK never stands beside a denial. Only bytes that are no CheckRequest end in a gRPC error.
+Every answer is in-band: a denial is a response with `denied_response` and a status that is not OK,
+built in one place, so that OK never stands beside a denial. Only bytes that are no CheckRequest end
+in a gRPC error.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Check:
         )
 
     def handle(self, message: bytes, _metadata: Metadata) -> bytes | Awaitable[bytes]:
-        """The answer: at once when everything needed is in memory, else after one bounded fetch of keys."""
+        """The answer: at once when everything needed is in memory, else after one bounded fetch of
+        keys.
+        """
         began = time.perf_counter()
         request = decode(message)
         verdict = self._decide(request)
@@ -78,7 +81,9 @@ class Check:
         return self._answer(verdict, began)
 
     def overloaded(self) -> bytes:
-        """The answer when too many calls are in flight: a denial, so that no flood switches us off."""
+        """The answer when too many calls are in flight: a denial, so that no flood switches us
+        off.
+        """
         return self._answer(OVERLOADED, time.perf_counter())
 
     def _decide(self, request: Request | None) -> Verdict:
@@ -112,7 +117,8 @@ NOT_HTTP = _denial(403, Reason.NOT_HTTP, "only HTTP requests can be decided")
 
 
 def decode(message: bytes) -> Request | None:
-    """The request in a CheckRequest; None when it describes no HTTP request (Istio's network filter).
+    """The request in a CheckRequest; None when it describes no HTTP request (Istio's network
+    filter).
 
     Raises `InvalidInput` for bytes that are no CheckRequest.
     """
@@ -135,8 +141,8 @@ def decode(message: bytes) -> Request | None:
 
 
 def _headers(http: Any) -> tuple[dict[str, str], int]:
-    """Headers by name, repeated ones merged with a comma, and how many lines there were where Envoy tells
-    (`encode_raw_headers`)."""
+    """Headers by name, repeated ones merged with a comma, and how many lines there were where Envoy
+    tells (`encode_raw_headers`)."""
     raw = http.header_map.headers
     if not raw:
         headers = {name: value for name, value in http.headers.items() if name[:1] != ":"}

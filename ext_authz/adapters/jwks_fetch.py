@@ -1,8 +1,8 @@
 """Fetches issuers' key sets from their URLs, in the background; the last good set stays.
 
-Each issuer is fetched at start, then every `refreshSeconds`; a failure is tried again sooner, with growing pauses.
-A token with an unknown kid makes one fetch at most every `PAUSE_SECONDS` an issuer, which requests share. A fetch is
-bounded in time and size and follows no redirect.
+Each issuer is fetched at start, then every `refreshSeconds`; a failure is tried again sooner, with
+growing pauses. A token with an unknown kid makes one fetch at most every `PAUSE_SECONDS` an issuer,
+which requests share. A fetch is bounded in time and size and follows no redirect.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class KeyFetcher:
         self._fetches = metrics.tally("jwks_fetches", "Fetches of key sets.", ["issuer", "outcome"])
 
     def follow(self, policies: PolicySet) -> None:
-        """Take the issuers of a new configuration; keys already fetched from the same URL are kept."""
+        """Take the issuers of a new configuration; keys already fetched from the same URL are
+        kept.
+        """
         before, self._followed = self._followed, {}
         self._configured = policies.keys_configured()
         for issuer in policies.issuers.values():
@@ -83,7 +85,9 @@ class KeyFetcher:
         }
 
     async def refresh(self, name: str) -> bool:
-        """Fetch the keys of an issuer because a token names an unknown one; whether they changed."""
+        """Fetch the keys of an issuer because a token names an unknown one; whether they
+        changed.
+        """
         followed = self._followed.get(name)
         if followed is None:
             return False

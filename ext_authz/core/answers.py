@@ -12,7 +12,9 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 def problem_body(verdict: Verdict) -> str:
-    """The body of a denial: `type`, `title`, `status`, `detail`, `reason`. Holds nothing of the request."""
+    """The body of a denial: `type`, `title`, `status`, `detail`, `reason`. Holds nothing of the
+    request.
+    """
     return _problem_body(verdict.status, str(verdict.reason), verdict.detail)
 
 

@@ -1,8 +1,9 @@
 """API keys: their form, their digests, and finding the record of one.
 
-A key is `mwk_`, 43 characters of randomness (256 bits) and 6 of checksum; it is shown once and never stored. What
-is stored is its digest under a secret pepper (HMAC-SHA256), which is also the index: a key is found by one look-up,
-whatever the number of records, and a stolen file without the pepper verifies nothing.
+A key is `mwk_`, 43 characters of randomness (256 bits) and 6 of checksum; it is shown once and
+never stored. What is stored is its digest under a secret pepper (HMAC-SHA256), which is also the
+index: a key is found by one look-up, whatever the number of records, and a stolen file without the
+pepper verifies nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class KeyRecord(BaseModel):
-    """What is known of one key: who it is, what it brings, until when. Times are seconds since the epoch."""
+    """What is known of one key: who it is, what it brings, until when. Times are seconds since the
+    epoch.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,7 +82,9 @@ class ApiKeys:
 
 
 def has_form(key: str) -> bool:
-    """Whether `key` looks like one and its checksum is right, so that a typing error needs no look-up."""
+    """Whether `key` looks like one and its checksum is right, so that a typing error needs no
+    look-up.
+    """
     match = _FORM.match(key)
     return match is not None and _checksum(match.group(1)) == match.group(2)
 

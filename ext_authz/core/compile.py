@@ -1,6 +1,7 @@
 """From a bundle of files to what `decide` reads; everything that is wrong is found in one go.
 
-Takes the kinds of authorization; `RateLimit` resources and plain rate-limit files are another service's business.
+Takes the kinds of authorization; `RateLimit` resources and plain rate-limit files are another
+service's business.
 """
 
 from __future__ import annotations
@@ -64,14 +65,18 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`assumes_development_keys`: a check away from the running service takes the development issuer as it is."""
+    """`assumes_development_keys`: a check away from the running service takes the development
+    issuer as it is.
+    """
 
     headers_at_most: int = HEADERS_AT_MOST
     assumes_development_keys: bool = False
 
 
 def referenced_files(files: Mapping[str, bytes]) -> set[str]:
-    """The JWKS files that TokenIssuers name. What can't be parsed is not looked into: `compile_policies` says why."""
+    """The JWKS files that TokenIssuers name. What can't be parsed is not looked into:
+    `compile_policies` says why.
+    """
     found = set()
     for name, content in files.items():
         if b"TokenIssuer" not in content:
@@ -90,7 +95,9 @@ def referenced_files(files: Mapping[str, bytes]) -> set[str]:
 
 
 def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured:
-    """Everything that `bundle` configures. Raises `InvalidInput` with every problem of every file."""
+    """Everything that `bundle` configures. Raises `InvalidInput` with every problem of every
+    file.
+    """
     compiler = _Compiler(bundle, options)
     result = compiler.run()
     if compiler.problems:
@@ -186,7 +193,8 @@ class _Compiler:
         for document, resource in self._of_kind(TokenIssuer):
             spec = resource.spec
             if spec.issuer in issuers:
-                what = f"the issuer '{spec.issuer}' is already TokenIssuer '{issuers[spec.issuer].name}'"
+                first = issuers[spec.issuer].name
+                what = f"the issuer '{spec.issuer}' is already TokenIssuer '{first}'"
                 self._problem(document, what, ("spec", "issuer"))
             if spec.subjectPrefix in prefixes:
                 what = (

@@ -1,8 +1,8 @@
 """CEL conditions: checked when a policy is loaded, bounded when they run.
 
-The variables below are all there is; a misspelt name, an unknown function or a wrong type is refused with its
-position. Evaluation is Google's CEL in C++: a budget of iterations ends nested loops, regular expressions are
-RE2, so no request can hold the interpreter.
+The variables below are all there is; a misspelt name, an unknown function or a wrong type is
+refused with its position. Evaluation is Google's CEL in C++: a budget of iterations ends nested
+loops, regular expressions are RE2, so no request can hold the interpreter.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Condition:
             raise ValueError(f"a condition must be true or false, this is a {kind}")
 
     def holds(self, variables: Any) -> bool | None:
-        """True, false, or None when the evaluation failed (a missing key, a wrong type, too many iterations)."""
+        """True, false, or None when the evaluation failed (a missing key, a wrong type, too many
+        iterations).
+        """
         if variables is None:
             return None
         try:

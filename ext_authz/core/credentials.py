@@ -1,4 +1,5 @@
-"""Finding the credential in a request, and what must be taken out of it before the upstream sees it.
+"""Finding the credential in a request, and what must be taken out of it before the upstream sees
+it.
 
 More than one credential is refused and none is picked: which one would the upstream believe?
 """

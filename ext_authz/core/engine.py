@@ -4,9 +4,9 @@
 
     host -> policy -> path in its one form -> caller -> deny rules -> allow rules -> verdict
 
-Deny overrides: one deny rule that matches, or whose condition fails, denies. A condition that fails in an allow rule
-makes that rule not match. Nothing that allows: denied, 401 for an unknown caller and 403 for a known one.
-`decide` awaits nothing, locks nothing, reads no clock.
+Deny overrides: one deny rule that matches, or whose condition fails, denies. A condition that fails
+in an allow rule makes that rule not match. Nothing that allows: denied, 401 for an unknown caller
+and 403 for a known one. `decide` awaits nothing, locks nothing, reads no clock.
 """
 
 from __future__ import annotations
@@ -76,14 +76,17 @@ class Facts:
                     self.request, self.path, self.query, self.principal, self.roles, self._now
                 )
             except Exception:
-                # Conversion into CEL's values raises what it likes; a condition that can't run has failed.
+                # Conversion into CEL's values raises what it likes; a condition that can't run has
+                # failed.
                 return None
         return self._variables
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one rule stands to the request: `unmet` names the first thing that does not hold, empty when all do."""
+    """How one rule stands to the request: `unmet` names the first thing that does not hold, empty
+    when all do.
+    """
 
     unmet: str = ""
     has_failed: bool = False
@@ -137,7 +140,9 @@ def examine(rule: CompiledRule, facts: Facts) -> Outcome:
 
 
 def decide(request: Request, policies: PolicySet, keys: Keys, now: float) -> Verdict:
-    """The verdict over one request. `now`: seconds since the epoch. Never raises for any request."""
+    """The verdict over one request. `now`: seconds since the epoch. Never raises for any
+    request.
+    """
     if (request.header_count or len(request.headers)) > policies.headers_at_most:
         return _denied(431, Reason.TOO_MANY_HEADERS, "the request has too many headers")
     policy = policies.policies.find(request.host)
@@ -188,7 +193,9 @@ def _denied(status: int, reason: Reason, detail: str) -> Verdict:
 
 
 def _unidentified(identity: Unidentified, policy: Policy, failed: tuple[str, ...]) -> Verdict:
-    """401, with a challenge for each way to identify (RFC 9110 section 11.6.1, RFC 6750 section 3)."""
+    """401, with a challenge for each way to identify (RFC 9110 section 11.6.1, RFC 6750 section
+    3).
+    """
     error = ""
     if identity.reason is not Reason.MISSING_CREDENTIAL:
         error = f', error="invalid_token", error_description="{identity.detail}"'

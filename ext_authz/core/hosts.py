@@ -33,7 +33,9 @@ def parse_host_pattern(text: str) -> str:
 
 
 class HostIndex(Generic[Value]):
-    """Looks a host up in time that depends on its number of labels, not on the number of patterns."""
+    """Looks a host up in time that depends on its number of labels, not on the number of
+    patterns.
+    """
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = dict(values)

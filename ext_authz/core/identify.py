@@ -162,12 +162,16 @@ def _principal(payload: Mapping[str, Any], issuer: Issuer) -> Principal:
 
 
 def _is_header_safe(text: str) -> bool:
-    """Whether `text` is fit to be a header's value: printable, bounded, no space at its ends, encodable."""
+    """Whether `text` is fit to be a header's value: printable, bounded, no space at its ends,
+    encodable.
+    """
     return len(text) <= SUBJECT_CHARACTERS_AT_MOST and text.isprintable() and text == text.strip()
 
 
 def _words(payload: Mapping[str, Any], path: str) -> frozenset[str]:
-    """The words of the claim at `path` (dots lead into objects): a list of strings, or one string split at spaces."""
+    """The words of the claim at `path` (dots lead into objects): a list of strings, or one string
+    split at spaces.
+    """
     value: Any = payload.get(path)
     if value is None and "." in path:
         value = payload

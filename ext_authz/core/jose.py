@@ -1,7 +1,7 @@
 """Reading a JSON Web Token strictly, before any key is looked at.
 
-Libraries accept what they should refuse (duplicate members, padding, numbers in quotes), so the form is checked
-here and only the signature is left to PyJWT. Holds no keys, no issuers, no clock.
+Libraries accept what they should refuse (duplicate members, padding, numbers in quotes), so the
+form is checked here and only the signature is left to PyJWT. Holds no keys, no issuers, no clock.
 Source: RFC 7515 (JWS compact form), RFC 7519, RFC 8725 (best current practice).
 """
 
@@ -112,8 +112,9 @@ def _is_shallow(value: Any, levels: int) -> bool:
 
 
 def numeric_date(payload: Mapping[str, Any], name: str) -> float | None:
-    """Seconds since the epoch of the claim `name`, None where it is absent (RFC 7519 section 2: fractions may
-    be). Raises `Malformed` for anything else: a string, a boolean, a negative or infinite number."""
+    """Seconds since the epoch of the claim `name`, None where it is absent (RFC 7519 section 2:
+    fractions may be). Raises `Malformed` for anything else: a string, a boolean, a negative or
+    infinite number."""
     if name not in payload:
         return None
     value = payload[name]

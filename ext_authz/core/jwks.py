@@ -1,9 +1,9 @@
 """A JSON Web Key Set, read strictly, and the signatures its keys verify.
 
-Refused with the whole set: text that is no JWKS, a duplicate `kid`. Left out of the set, with a note: keys that can't
-verify (other `use` or `key_ops`, a key type or curve we don't take, symmetric keys). A key that is dangerous
-refuses the set: RSA below 2048 bits, a point that is not on its curve.
-Source: RFC 7517, RFC 7518 section 6, RFC 8037.
+Refused with the whole set: text that is no JWKS, a duplicate `kid`. Left out of the set, with a
+note: keys that can't verify (other `use` or `key_ops`, a key type or curve we don't take, symmetric
+keys). A key that is dangerous refuses the set: RSA below 2048 bits, a point that is not on its
+curve. Source: RFC 7517, RFC 7518 section 6, RFC 8037.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ _VERIFIERS = get_default_algorithms()
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """One public key: for which algorithms, under which `kid` (empty: the set's only unnamed key)."""
+    """One public key: for which algorithms, under which `kid` (empty: the set's only unnamed
+    key).
+    """
 
     kid: str
     algorithms: frozenset[str]
@@ -66,7 +68,9 @@ EMPTY = KeySet({})
 
 
 def parse_jwks(file: str, content: bytes) -> KeySet:
-    """The set that `content` (JSON) holds. Raises `InvalidInput` for what is not JSON, `ValueError` for what is no set."""
+    """The set that `content` (JSON) holds. Raises `InvalidInput` for what is not JSON, `ValueError`
+    for what is no set.
+    """
     return key_set(parse_json(file, content), content)
 
 
@@ -111,6 +115,7 @@ def _verification_key(index: int, jwk: Any) -> VerificationKey | None:
         raise ValueError(f"keys[{index}]: is not a valid {jwk.get('kty')} public key") from None
     if isinstance(public_key, RSAPublicKey) and public_key.key_size < RSA_BITS_AT_LEAST:
         raise ValueError(
-            f"keys[{index}]: an RSA key of {public_key.key_size} bits is too short; {RSA_BITS_AT_LEAST} are needed"
+            f"keys[{index}]: an RSA key of {public_key.key_size} bits is too short; "
+            f"{RSA_BITS_AT_LEAST} are needed"
         )
     return VerificationKey(kid, frozenset(algorithms), public_key)

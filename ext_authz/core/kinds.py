@@ -1,7 +1,8 @@
 """The resource kinds of authorization as they stand in a file: shapes and bounds, no meaning.
 
-Field names are those of the YAML. What needs more than one resource (references, duplicates, conditions) is
-checked in `compile.py`. The JSON Schemas under `docs/reference/schemas/` are made from these models.
+Field names are those of the YAML. What needs more than one resource (references, duplicates,
+conditions) is checked in `compile.py`. The JSON Schemas under `docs/reference/schemas/` are made
+from these models.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class KeySource(Part):
     )
     development: bool = Field(
         False,
-        description="The development issuer of this machine; refused unless the service is told where its keys are.",
+        description="The development issuer of this machine; refused unless the service is told "
+        "where its keys are.",
     )
     refreshSeconds: float = Field(300, ge=1, le=86400, description="How often the URL is fetched.")  # noqa: N815
     timeoutSeconds: float = Field(2, gt=0, le=30, description="Time limit of one fetch.")  # noqa: N815
@@ -203,7 +205,9 @@ class IdentifyMethod(Part):
 
 
 class Rule(Part):
-    """Matches when everything that it names holds; `allow` rules allow, `deny` rules deny and win."""
+    """Matches when everything that it names holds; `allow` rules allow, `deny` rules deny and
+    win.
+    """
 
     name: Name
     effect: Literal["allow", "deny"] = "allow"

@@ -12,7 +12,9 @@ from typing import Any
 
 
 class Reason(StrEnum):
-    """Every reason that a verdict can have; machine-readable, stable, the same in body, metadata and metric."""
+    """Every reason that a verdict can have; machine-readable, stable, the same in body, metadata
+    and metric.
+    """
 
     ALLOWED = "allowed"
     # who is calling: 401
@@ -45,7 +47,9 @@ class Reason(StrEnum):
 
 
 class Kind(StrEnum):
-    """How a principal was identified; the first part of its name, so that a token can't speak as a key."""
+    """How a principal was identified; the first part of its name, so that a token can't speak as a
+    key.
+    """
 
     JWT = "jwt"
     KEY = "key"
@@ -56,9 +60,9 @@ class Kind(StrEnum):
 class Request:
     """One HTTP request as the proxy describes it.
 
-    `headers`: names in lower case, values as received (repeated ones merged with a comma, as Envoy does), without
-    pseudo-headers. `header_count`: how many header lines there were, 0 where the proxy does not tell.
-    `target`: path and query, undecoded. `host`: as received.
+    `headers`: names in lower case, values as received (repeated ones merged with a comma, as Envoy
+    does), without pseudo-headers. `header_count`: how many header lines there were, 0 where the
+    proxy does not tell. `target`: path and query, undecoded. `host`: as received.
     """
 
     method: str
@@ -73,7 +77,8 @@ class Request:
 class Principal:
     """An identified caller.
 
-    `name` is kind and subject, `jwt:rita`. `roles` are those that the credential itself brings; bindings add more.
+    `name` is kind and subject, `jwt:rita`. `roles` are those that the credential itself brings;
+    bindings add more.
     """
 
     kind: Kind
@@ -103,8 +108,8 @@ class Identified:
 class Unidentified:
     """The caller is not known, and why.
 
-    `issuer_to_refresh` names the issuer whose keys may have been rotated since they were fetched: the caller of
-    `decide` may fetch them and decide again.
+    `issuer_to_refresh` names the issuer whose keys may have been rotated since they were fetched:
+    the caller of `decide` may fetch them and decide again.
     """
 
     reason: Reason

@@ -1,11 +1,12 @@
 """One reading of a request's path, and patterns that match it.
 
-`normalized` reads a path as Envoy's `normalize_path` and `merge_slashes` do and refuses what servers are known to
-read in different ways, so that a rule can't be walked around: escaped slashes and backslashes, NUL and control
-characters, dot segments above the root, `;parameters`, segments that end in a dot, broken percent-escapes,
-bytes outside ASCII that are not escaped.
+`normalized` reads a path as Envoy's `normalize_path` and `merge_slashes` do and refuses what
+servers are known to read in different ways, so that a rule can't be walked around: escaped slashes
+and backslashes, NUL and control characters, dot segments above the root, `;parameters`, segments
+that end in a dot, broken percent-escapes, bytes outside ASCII that are not escaped.
 Source: RFC 3986 sections 5.2.4 and 6.2.2; Envoy `HttpConnectionManager.normalize_path`.
-Known weakness: letter case is significant here; an upstream that ignores it must be protected by its own rules.
+Known weakness: letter case is significant here; an upstream that ignores it must be protected by
+its own rules.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def normalized(path: str) -> str | InvalidPath:
-    """The path in its one form: unreserved escapes decoded, others in upper case, dot segments resolved,
-    slashes merged. `normalized` of its own result is that result."""
+    """The path in its one form: unreserved escapes decoded, others in upper case, dot segments
+    resolved, slashes merged. `normalized` of its own result is that result."""
     if len(path) > PATH_CHARACTERS_AT_MOST:
         return InvalidPath(f"longer than {PATH_CHARACTERS_AT_MOST} characters")
     if path and _PLAIN.match(path):
@@ -89,10 +90,11 @@ def _resolved(path: str) -> str | InvalidPath:
 
 @dataclass(frozen=True, slots=True)
 class PathPattern:
-    """A pattern over whole segments: a literal, `*` or `{name}` for one segment, `**` at the end for any depth.
+    """A pattern over whole segments: a literal, `*` or `{name}` for one segment, `**` at the end
+    for any depth.
 
-    `/admin/**` matches `/admin`, `/admin/` and everything below. A slash at the end of a path makes no
-    difference, so that neither an allow nor a deny can be walked around with one.
+    `/admin/**` matches `/admin`, `/admin/` and everything below. A slash at the end of a path makes
+    no difference, so that neither an allow nor a deny can be walked around with one.
     """
 
     text: str

@@ -1,4 +1,6 @@
-"""Compiled policies: what `decide` reads. Made whole by `compile.py`, immutable, swapped at once."""
+"""Compiled policies: what `decide` reads. Made whole by `compile.py`, immutable, swapped at
+once.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place that a credential may stand in; `place` is header, cookie or query; `scheme` in lower case."""
+    """One place that a credential may stand in; `place` is header, cookie or query; `scheme` in
+    lower case.
+    """
 
     place: str
     name: str
@@ -40,7 +44,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to identify: by JWT of one of `issuers` (names), or by API key where `issuers` is None."""
+    """One way to identify: by JWT of one of `issuers` (names), or by API key where `issuers` is
+    None.
+    """
 
     sources: tuple[Source, ...]
     issuers: frozenset[str] | None
@@ -88,9 +94,11 @@ class Roles:
     of_group: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def held(self, name: str, own: frozenset[str], groups: frozenset[str]) -> frozenset[str]:
-        """All roles of the principal `name` whose credential brings the roles `own` and the groups `groups`.
+        """All roles of the principal `name` whose credential brings the roles `own` and the groups
+        `groups`.
 
-        A role that no AccessRole defines is kept as it is: it may still be named by a rule's condition.
+        A role that no AccessRole defines is kept as it is: it may still be named by a rule's
+        condition.
         """
         direct = own | self.of_principal.get(name, frozenset())
         for group in groups:

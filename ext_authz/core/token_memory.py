@@ -1,8 +1,8 @@
 """Verified tokens, remembered so that the next request with one costs no signature check.
 
-A token is forgotten when it expires, when its issuer's settings or keys are no longer those that verified it,
-after five minutes, or when it is the oldest of too many, whichever is first. It is remembered by its SHA-256, so
-no token is kept. Takes no lock: one event loop owns it.
+A token is forgotten when it expires, when its issuer's settings or keys are no longer those that
+verified it, after five minutes, or when it is the oldest of too many, whichever is first. It is
+remembered by its SHA-256, so no token is kept. Takes no lock: one event loop owns it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class TokenMemory:
         return len(self._tokens)
 
     def find(self, token: str, now: float) -> RememberedToken | None:
-        """What is remembered of `token` and has not run out. Whether its issuer still stands, the caller checks."""
+        """What is remembered of `token` and has not run out. Whether its issuer still stands, the
+        caller checks.
+        """
         found = self._tokens.get(_name(token))
         if found is None or found.valid_until <= now:
             self.misses += 1

@@ -1,4 +1,6 @@
-"""Keeps a service's snapshot current: offers each bundle of the source, logs and counts what became of it."""
+"""Keeps a service's snapshot current: offers each bundle of the source, logs and counts what became
+of it.
+"""
 
 from __future__ import annotations
 

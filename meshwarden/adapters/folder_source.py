@@ -1,10 +1,11 @@
 """Configuration from a folder: read whole, watched, read again.
 
-Reads every `*.yaml` and `*.yml` below the folder (names that start with a dot are skipped, which is how
-Kubernetes mounts a ConfigMap: visible symlinks into `..data`, which is swapped at once), the files that those
-refer to, and the `extra` files that settings name. `*.test.yaml` files belong to `meshwarden test`.
-Known weakness: a file that is being written in place can be seen half written; a quiet time of 50 ms before
-reading, and refusing empty files, make that rare and harmless. Rename into place to be sure.
+Reads every `*.yaml` and `*.yml` below the folder (names that start with a dot are skipped, which is
+how Kubernetes mounts a ConfigMap: visible symlinks into `..data`, which is swapped at once), the
+files that those refer to, and the `extra` files that settings name. `*.test.yaml` files belong to
+`meshwarden test`. Known weakness: a file that is being written in place can be seen half written; a
+quiet time of 50 ms before reading, and refusing empty files, make that rare and harmless. Rename
+into place to be sure.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ References = Callable[[Mapping[str, bytes]], Collection[str]]
 class FolderSource:
     """The files of one folder, and of what they refer to.
 
-    `extra` names further files by the name under which the service's compiler looks for them, such as
-    `@api_keys`. `references` says which other files the read ones name; a name is relative to the folder.
+    `extra` names further files by the name under which the service's compiler looks for them, such
+    as `@api_keys`. `references` says which other files the read ones name; a name is relative to
+    the folder.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class FolderSource:
         self._outside: set[Path] = set(self._extra.values())
 
     def read(self) -> Bundle:
-        """All files as they are now; what can't be read is listed in the bundle, which is then refused."""
+        """All files as they are now; what can't be read is listed in the bundle, which is then
+        refused.
+        """
         files: dict[str, bytes] = {}
         problems: list[Problem] = []
         for name, path in [*self._listed(problems), *self._extra.items()]:
@@ -88,7 +92,9 @@ class FolderSource:
         return folders
 
     async def changes(self, resync_seconds: float) -> AsyncIterator[Bundle]:
-        """A bundle after each change that was seen, and every `resync_seconds` whether one was seen or not."""
+        """A bundle after each change that was seen, and every `resync_seconds` whether one was seen
+        or not.
+        """
         while True:
             watched = self._watched()
             if not watched:

@@ -3,10 +3,11 @@
     handler(message: bytes, metadata) -> bytes            answered at once
                                       -> Awaitable[bytes]  answered when it is ready
 
-Here grpcio's grpc.aio serves the seam. The main port has the service's methods and `grpc.health.v1.Health/Check`;
-the streaming port has reflection and the whole health service. A call counts as in flight from its headers
-on, before its message is read, so that a flood is met by the overload answer and not by memory growth.
-Known weakness: grpc.aio costs 150-230 us of CPU a call, nine tenths of it its own.
+Here grpcio's grpc.aio serves the seam. The main port has the service's methods and
+`grpc.health.v1.Health/Check`; the streaming port has reflection and the whole health service. A
+call counts as in flight from its headers on, before its message is read, so that a flood is met by
+the overload answer and not by memory growth. Known weakness: grpc.aio costs 150-230 us of CPU a
+call, nine tenths of it its own.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
 class GrpcFailure(Exception):
-    """Ends a call with a gRPC status that is not one of the fault table's: `code` is a `grpc.StatusCode` value's number."""
+    """Ends a call with a gRPC status that is not one of the fault table's: `code` is a
+    `grpc.StatusCode` value's number.
+    """
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -51,8 +54,9 @@ class GrpcFailure(Exception):
 class Method:
     """One unary method.
 
-    `overloaded` gives the in-band answer when too many calls are in flight; without it the call ends with
-    RESOURCE_EXHAUSTED. `trace_headers` finds the caller's `traceparent` in a message whose metadata has none.
+    `overloaded` gives the in-band answer when too many calls are in flight; without it the call
+    ends with RESOURCE_EXHAUSTED. `trace_headers` finds the caller's `traceparent` in a message
+    whose metadata has none.
     """
 
     path: str
@@ -204,8 +208,9 @@ class GrpcServer:
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds a method by its path; messages stay bytes.
 
-    The methods are registered as reading a stream, of which they take one message: that runs `_answer` as soon as
-    the headers are there. On the wire it is the same, and it costs grpc.aio no more.
+    The methods are registered as reading a stream, of which they take one message: that runs
+    `_answer` as soon as the headers are there. On the wire it is the same, and it costs grpc.aio no
+    more.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Structured logs: one event a line, JSON or text, with every credential masked on its way out.
 
-Everything goes through here, also what libraries log through `logging`, so there is one place that masks.
+Everything goes through here, also what libraries log through `logging`, so there is one place that
+masks.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from meshwarden.core.faults import Misconfigured
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening-ready TCP socket bound to `host` and `port` (0: a free one).
 
-    `shared` lets several processes bind the same port (SO_REUSEPORT). Raises `Misconfigured` when it is taken.
+    `shared` lets several processes bind the same port (SO_REUSEPORT). Raises `Misconfigured` when
+    it is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)

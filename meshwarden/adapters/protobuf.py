@@ -1,7 +1,7 @@
 """Envoy's message classes, from the descriptor set that the build wrote (see `hatch_build.py`).
 
-They live in a `DescriptorPool` of their own: installing `xds-protos` beside the OTLP exporters breaks both.
-Parsing is upb's (2-3 us a CheckRequest).
+They live in a `DescriptorPool` of their own: installing `xds-protos` beside the OTLP exporters
+breaks both. Parsing is upb's (2-3 us a CheckRequest).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from meshwarden.core.faults import Misconfigured
 
 @cache
 def pool() -> descriptor_pool.DescriptorPool:
-    """The pool of all Envoy messages that we speak. Raises `Misconfigured` when the build left no descriptors."""
+    """The pool of all Envoy messages that we speak. Raises `Misconfigured` when the build left no
+    descriptors.
+    """
     try:
         content = files("meshwarden.adapters").joinpath("descriptors.binpb").read_bytes()
     except FileNotFoundError:

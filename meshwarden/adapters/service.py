@@ -1,9 +1,12 @@
-"""The life of a service process: settings -> parts -> ready -> SIGTERM -> not ready -> drain -> stopped.
+"""The life of a service process: settings -> parts -> ready -> SIGTERM -> not ready -> drain ->
+stopped.
 
     run(program, model, build)
       workers == 1:  serve here
-      workers > 1:   start that many processes of the same command, which share the ports; restart one that dies
-    serve:  build(service) adds methods, routes, checks, tasks  ->  ports open  ->  ready when every check holds
+      workers > 1:   start that many processes of the same command, which share the ports; restart
+      one that dies
+    serve:  build(service) adds methods, routes, checks, tasks  ->  ports open  ->  ready when every
+    check holds
 
 What the parts are, each service's `app.py` says.
 """
@@ -108,7 +111,9 @@ class Service:
         await asyncio.to_thread(self.tracing.close)
 
     async def _guarded(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a background task for ever; one that fails is logged and started again after a second."""
+        """Run a background task for ever; one that fails is logged and started again after a
+        second.
+        """
         while True:
             try:
                 await task()
@@ -142,7 +147,9 @@ def run(
     build: Callable[[Service, Settings], None],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run a service until it is told to stop; the process's exit status (2: the settings are wrong)."""
+    """Run a service until it is told to stop; the process's exit status (2: the settings are
+    wrong).
+    """
     given = sys.argv[1:] if arguments is None else arguments
     try:
         settings = load(model, given, program)
@@ -168,7 +175,9 @@ async def _serve(
 
 
 def _require_free_ports(settings: ServiceSettings) -> None:
-    """Shared ports hide that somebody else's server listens there, so ask before any worker starts."""
+    """Shared ports hide that somebody else's server listens there, so ask before any worker
+    starts.
+    """
     if 0 in (settings.grpc.port, settings.grpc.streaming_port, settings.http.port):
         raise Misconfigured("several workers need fixed ports: a port of 0 would differ in each")
     for port in (settings.grpc.port, settings.grpc.streaming_port):

@@ -22,7 +22,9 @@ ReadyCheck = Callable[[], str]
 
 @dataclass
 class Readiness:
-    """Everything that must hold before traffic may come; `details` is shown on `/readyz?verbose` only."""
+    """Everything that must hold before traffic may come; `details` is shown on `/readyz?verbose`
+    only.
+    """
 
     checks: dict[str, ReadyCheck] = field(default_factory=dict)
     details: dict[str, Callable[[], object]] = field(default_factory=dict)
@@ -37,7 +39,9 @@ class Readiness:
 
 
 def health_routes(readiness: Readiness, metrics: Metrics) -> list[BaseRoute]:
-    """`/healthz` (the process answers), `/readyz` (it may get traffic; `?verbose` says more), `/metrics`."""
+    """`/healthz` (the process answers), `/readyz` (it may get traffic; `?verbose` says more),
+    `/metrics`.
+    """
 
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok")

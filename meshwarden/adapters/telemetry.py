@@ -1,8 +1,8 @@
 """Prometheus metrics that cost the request path a dictionary entry and no lock.
 
-A `Tally` and a `Durations` collect in plain containers; `Metrics.flush`, once a second and at each scrape, moves
-what was collected into prometheus-client's objects. Label values are bounded: beyond `SERIES_AT_MOST`
-combinations everything new is counted under `other`.
+A `Tally` and a `Durations` collect in plain containers; `Metrics.flush`, once a second and at each
+scrape, moves what was collected into prometheus-client's objects. Label values are bounded: beyond
+`SERIES_AT_MOST` combinations everything new is counted under `other`.
 Known weakness: what was collected since the last flush is lost when the process is killed.
 """
 

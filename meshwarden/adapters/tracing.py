@@ -1,7 +1,7 @@
 """OpenTelemetry traces of our calls; off unless an OTLP endpoint is set.
 
-A span continues the caller's `traceparent` (W3C Trace Context), from the gRPC metadata, else from what the
-method says stands in the message. Spans hold no header values and no credentials.
+A span continues the caller's `traceparent` (W3C Trace Context), from the gRPC metadata, else from
+what the method says stands in the message. Spans hold no header values and no credentials.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Several processes of one service: start, restart, stop them together.
 
-The workers share the ports (SO_REUSEPORT); the kernel spreads connections, so several workers help only where
-the client opens several connections. Stated in the service's settings: `workers`.
+The workers share the ports (SO_REUSEPORT); the kernel spreads connections, so several workers help
+only where the client opens several connections. Stated in the service's settings: `workers`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def end_with_parent() -> None:
 def supervise(command: Sequence[str], count: int) -> int:
     """Keep `count` processes of `command` running until SIGTERM or SIGINT; then stop them all.
 
-    A worker that dies is started again, at most one a second each. One that ends with status 2 (its settings are
-    wrong) ends everything with that status.
+    A worker that dies is started again, at most one a second each. One that ends with status 2 (its
+    settings are wrong) ends everything with that status.
     """
     running: dict[int, subprocess.Popen[bytes]] = {}
     is_stopping = False

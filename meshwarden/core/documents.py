@@ -1,7 +1,9 @@
-"""YAML text to plain values that remember where they stood, so that every fault can name its file and line.
+"""YAML text to plain values that remember where they stood, so that every fault can name its file
+and line.
 
-Knows YAML, and the envelope of a resource (`apiVersion`, `kind`, `metadata`, `spec`); knows no kind's fields.
-Refused here: syntax errors, duplicate keys, anchors that expand without bound, keys that are not strings.
+Knows YAML, and the envelope of a resource (`apiVersion`, `kind`, `metadata`, `spec`); knows no
+kind's fields. Refused here: syntax errors, duplicate keys, anchors that expand without bound, keys
+that are not strings.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 class Document:
     """One YAML document: its value, and the line (from 1) of each path in it.
 
-    `kind` and `name` are empty where the document has no resource envelope (a plain rate-limit file).
+    `kind` and `name` are empty where the document has no resource envelope (a plain rate-limit
+    file).
     """
 
     file: str
@@ -94,7 +97,9 @@ class _Reader:
 
 
 def compose(file: str, text: str) -> list[yaml.Node]:
-    """The node tree of each document in `text`. Raises `InvalidInput` for what is not YAML, naming the line."""
+    """The node tree of each document in `text`. Raises `InvalidInput` for what is not YAML, naming
+    the line.
+    """
     try:
         return [
             node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None
@@ -170,7 +175,9 @@ def envelope_problems(document: Document) -> Iterator[Problem]:
 
 
 def validate(document: Document, model: type[Model]) -> Model:
-    """The document as `model`. Raises `InvalidInput` with one problem for each field that is wrong."""
+    """The document as `model`. Raises `InvalidInput` with one problem for each field that is
+    wrong.
+    """
     try:
         return model.model_validate(document.value)
     except pydantic.ValidationError as error:

@@ -5,8 +5,8 @@
     ├── Unavailable     a dependency doesn't answer in time: trying again may help (`retryable`)
     └── Misconfigured   we were set up so that we can't work: the operator must change it
 
-Each adapter translates the exceptions of its library into these, once. `meshwarden.adapters.fault_status`
-maps them to gRPC and HTTP status.
+Each adapter translates the exceptions of its library into these, once.
+`meshwarden.adapters.fault_status` maps them to gRPC and HTTP status.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong: where (`file`, `line` from 1, 0 when unknown), what, and what to do about it.
+    """One thing that is wrong: where (`file`, `line` from 1, 0 when unknown), what, and what to do
+    about it.
 
     `what` never holds a secret.
     """
@@ -33,7 +34,9 @@ class Problem:
 
 
 class Fault(Exception):
-    """A fault of ours or of what we were given; `problems` lists everything that was found, not the first only."""
+    """A fault of ours or of what we were given; `problems` lists everything that was found, not the
+    first only.
+    """
 
     def __init__(self, what: str | Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = (
@@ -47,7 +50,9 @@ class InvalidInput(Fault):
 
 
 class Unavailable(Fault):
-    """A dependency does not answer in time; `retryable` says whether the same call may succeed later."""
+    """A dependency does not answer in time; `retryable` says whether the same call may succeed
+    later.
+    """
 
     def __init__(self, what: str | Iterable[Problem], *, retryable: bool = True) -> None:
         super().__init__(what)

@@ -1,8 +1,9 @@
 """Keeping credentials out of logs and errors.
 
-`redacted` works on any log event: fields whose name says that they hold a credential lose their value, and
-text that looks like one (a JSON Web Token, an API key of ours, `Bearer ...`) is masked wherever it stands.
-Known weakness: an opaque secret in a field with an innocent name can't be recognised; don't log one.
+`redacted` works on any log event: fields whose name says that they hold a credential lose their
+value, and text that looks like one (a JSON Web Token, an API key of ours, `Bearer ...`) is masked
+wherever it stands. Known weakness: an opaque secret in a field with an innocent name can't be
+recognised; don't log one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _SECRET_NAMES = re.compile(
 )
 _SECRET_TEXT = re.compile(
     r"""eyJ[\w-]{5,}\.[\w-]*\.?[\w-]*        # a JSON Web Token, cut or whole
-      | \bmwk_[0-9A-Za-z_]{8,}               # an API key of ours
+      | \bmwk_[0-9A-Za-z_-]{8,}              # an API key of ours
       | \b(?:Bearer|Basic)\s+[\w.~+/=-]+     # a credential in an Authorization value
       | (?<=://)[^/\s:@]*:[^/\s@]+(?=@)      # user and password in a URL
     """,

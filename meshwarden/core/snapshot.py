@@ -2,7 +2,8 @@
 
     Bundle (files as bytes) --compile--> Snapshot (a service's own, immutable)
                                  |
-                                 +-- InvalidInput: refused, the current snapshot stays, the refusal is kept to be shown
+                                 +-- InvalidInput: refused; the current snapshot stays, and the
+                                     refusal is kept to be shown
 
 Holds the rule alone. Where bundles come from (a folder, a stream, Kubernetes) is the business of
 `meshwarden.adapters.folder_source` and its kin; what a snapshot is, each service's `core` says.

@@ -1,0 +1,32 @@
+"""`meshwarden check DIR`: whether policies and limits would be taken; every fault at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meshwarden.cli import configuration_folder
+from meshwarden.cli.output import AsJson, print_json, print_line, print_problems, problem_values
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of policies and limits.")],
+    as_json: AsJson = False,
+) -> None:
+    """Validate a folder of policies and limits: every fault with file, line and a hint.
+
+    [bold]Example:[/bold] meshwarden check examples/quickstart
+
+    Exit status: 0 all of it would be taken; 1 it has faults; 2 DIR is no folder.
+    """
+    found = configuration_folder.problems(folder)
+    if as_json:
+        print_json({"ok": not found, "problems": problem_values(found)})
+    elif found:
+        print_problems(found)
+        print_line(f"{len(found)} {'fault' if len(found) == 1 else 'faults'} in {folder}")
+    else:
+        print_line(f"{folder}: ok")
+    raise typer.Exit(1 if found else 0)

@@ -1,0 +1,126 @@
+"""`meshwarden doctor`: looks at a running installation and names what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meshwarden.cli import configuration_folder, probes
+from meshwarden.cli.configuration_folder import QUICKSTART, Folder
+from meshwarden.cli.output import AsJson, print_json, print_line
+from meshwarden.cli.up import envoy_binary
+from meshwarden.core.faults import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `problem` is empty where it is well."""
+
+    what: str
+    problem: str = ""
+
+
+def doctor(
+    gateway: Annotated[str, typer.Option(help="Envoy's listener.")] = "http://127.0.0.1:10000",
+    envoy_admin: Annotated[str, typer.Option(help="Envoy's admin.")] = "http://127.0.0.1:9901",
+    ext_authz: Annotated[
+        str, typer.Option(help="ext_authz's HTTP port.")
+    ] = "http://127.0.0.1:9002",
+    ratelimit: Annotated[
+        str, typer.Option(help="ratelimit_service's HTTP port.")
+    ] = "http://127.0.0.1:8080",
+    config: Folder = QUICKSTART,
+    as_json: AsJson = False,
+) -> None:
+    """Look at everything that runs here and say what is wrong with it.
+
+    [bold]Example:[/bold] meshwarden doctor --config examples/quickstart
+
+    Exit status: 0 all is well; 1 something is not.
+    """
+    looks: list[Callable[[], Iterator[Finding]]] = [
+        _installed,
+        lambda: _configuration(config),
+        lambda: _service("ext_authz", ext_authz),
+        lambda: _service("ratelimit_service", ratelimit),
+        lambda: _envoy(envoy_admin),
+        lambda: _through(gateway),
+    ]
+    findings = [finding for look in looks for finding in look()]
+    wrong = [finding for finding in findings if finding.problem]
+    if as_json:
+        print_json(
+            {
+                "ok": not wrong,
+                "findings": [
+                    {"what": f.what, "ok": not f.problem, "problem": f.problem} for f in findings
+                ],
+            }
+        )
+    else:
+        for finding in findings:
+            print_line(
+                f"{'WRONG' if finding.problem else 'ok':5}  {finding.what}"
+                + (f": {finding.problem}" if finding.problem else "")
+            )
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _installed() -> Iterator[Finding]:
+    try:
+        yield Finding(f"Envoy is installed ({envoy_binary()})")
+    except Fault as fault:
+        yield Finding("Envoy is installed", str(fault))
+
+
+def _configuration(folder: Path) -> Iterator[Finding]:
+    try:
+        problems = configuration_folder.problems(folder)
+    except Fault as fault:
+        yield Finding(f"the configuration in {folder}", str(fault))
+        return
+    told = "; ".join(str(problem) for problem in problems[:3])
+    yield Finding(
+        f"the configuration in {folder}", f"{len(problems)} faults: {told}" if problems else ""
+    )
+
+
+def _service(name: str, url: str) -> Iterator[Finding]:
+    response = probes.fetch(f"{url}/readyz?verbose")
+    if response is None:
+        yield Finding(f"{name} answers at {url}", "no answer within a second; is it running?")
+        return
+    yield Finding(f"{name} answers at {url}")
+    status = response.json()
+    reasons = "; ".join(f"{what}: {why}" for what, why in status.get("reasons", {}).items())
+    yield Finding(f"{name} is ready", reasons)
+    refused = status.get("configuration", {}).get("refused")
+    told = "; ".join(refused["problems"][:3]) if refused else ""
+    yield Finding(
+        f"{name} runs the newest configuration", f"it was refused: {told}" if refused else ""
+    )
+
+
+def _envoy(admin: str) -> Iterator[Finding]:
+    found = probes.clusters(admin)
+    if not found:
+        yield Finding(
+            f"Envoy's admin answers at {admin}", "no answer within a second; is it running?"
+        )
+    for name, problems in found.items():
+        yield Finding(f"Envoy finds the cluster {name} healthy", ", ".join(sorted(set(problems))))
+
+
+def _through(gateway: str) -> Iterator[Finding]:
+    response = probes.fetch(f"{gateway}/")
+    what = f"the gateway at {gateway} denies an unknown caller"
+    if response is None:
+        yield Finding(what, "no answer within a second")
+    elif response.status_code not in (401, 403):
+        yield Finding(what, f"it answers {response.status_code}")
+    else:
+        yield Finding(what)

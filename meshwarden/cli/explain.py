@@ -1,0 +1,115 @@
+"""`meshwarden explain REQUEST.json`: the verdict over one request, and what each step saw."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+import typer
+
+from ext_authz.core.explain import explain as explained
+from ext_authz.core.keys import Keys
+from ext_authz.core.model import Request
+from meshwarden.cli import configuration_folder
+from meshwarden.cli.configuration_folder import QUICKSTART, Folder
+from meshwarden.cli.output import AsJson, print_json, print_line
+from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder
+from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
+
+
+class RequestFile(pydantic.BaseModel):
+    """A request as a user writes it down."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    method: str = "GET"
+    host: str = "localhost"
+    path: str = "/"
+    headers: dict[str, str] = {}
+    source_address: str = "127.0.0.1"
+
+    def request(self) -> Request:
+        return Request(
+            method=self.method,
+            host=self.host,
+            target=self.path,
+            headers={name.lower(): value for name, value in self.headers.items()},
+            source_address=self.source_address,
+        )
+
+
+def explain(
+    request: Annotated[
+        str,
+        typer.Argument(
+            metavar="REQUEST.json",
+            help="method, host, path, headers, source_address; - reads it from standard input.",
+        ),
+    ],
+    config: Folder = QUICKSTART,
+    state: State = DEFAULT_STATE,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would be decided, by which rule, for which caller, and what each step saw.
+
+    [bold]Example:[/bold] echo '{"path": "/orders", "headers": {"x-api-key": "..."}}' | meshwarden
+    explain -
+
+    Exit status: 0 allowed; 1 denied; 2 the request or the folder can't be read.
+    """
+    configured = configuration_folder.load(config, StateFolder(state))
+    keys = Keys(issuer_keys=configured.policies.keys_configured(), api_keys=configured.api_keys)
+    result = explained(_request(request), configured.policies, keys, time.time())
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+    raise typer.Exit(0 if result["verdict"]["allowed"] else 1)
+
+
+def _request(name: str) -> Request:
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text()
+        return RequestFile.model_validate(json.loads(text)).request()
+    except OSError as error:
+        raise Misconfigured(f"{name} can't be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise InvalidInput([Problem(name, error.lineno, f"not JSON: {error.msg}")]) from None
+    except pydantic.ValidationError as error:
+        raise InvalidInput(
+            Problem(name, 0, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
+            for detail in error.errors(include_url=False, include_input=False)
+        ) from None
+
+
+def _print(result: dict[str, Any]) -> None:
+    verdict = result["verdict"]
+    word = "allowed" if verdict["allowed"] else f"denied with {verdict['status']}"
+    print_line(
+        f"{word}: {verdict['reason']}" + (f" ({verdict['detail']})" if verdict["detail"] else "")
+    )
+    print_line(
+        f"  principal {verdict['principal']}, policy {verdict['policy'] or '-'}, "
+        f"rule {verdict['rule'] or '-'}"
+    )
+    for step in result["steps"]:
+        told = ", ".join(
+            f"{name} {_shown(value)}" for name, value in step.items() if name != "step"
+        )
+        print_line(f"  {step['step']:7} {told}")
+    for name, value in verdict["headers"].items():
+        print_line(f"  sets    {name}: {value}")
+    if verdict["headers_to_remove"]:
+        print_line(f"  removes {', '.join(verdict['headers_to_remove'])}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(value) or "-"
+    return "-" if value is None else str(value)

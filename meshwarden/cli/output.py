@@ -1,0 +1,36 @@
+"""How commands speak: text on a terminal, one JSON value with `--json`, problems on standard
+error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from meshwarden.core.faults import Problem
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, for programs.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_line(text: str = "") -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Each problem on its own line of standard error."""
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+
+
+def problem_values(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """Problems as JSON values."""
+    return [{"file": p.file, "line": p.line, "problem": p.what, "hint": p.hint} for p in problems]

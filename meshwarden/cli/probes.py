@@ -1,0 +1,60 @@
+"""Questions to a running installation over HTTP, each answered within a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+
+TIMEOUT_SECONDS = 1.0
+
+
+def fetch(url: str, **options: Any) -> httpx2.Response | None:
+    """The answer to a GET, or None where there is none in time."""
+    try:
+        return httpx2.get(url, timeout=TIMEOUT_SECONDS, trust_env=False, **options)
+    except httpx2.HTTPError:
+        return None
+
+
+def answers(url: str, status: int = 200) -> Callable[[], bool]:
+    """Whether `url` answers with `status`."""
+
+    def probe() -> bool:
+        response = fetch(url)
+        return response is not None and response.status_code == status
+
+    return probe
+
+
+def clusters(admin: str) -> dict[str, list[str]]:
+    """Of each of Envoy's clusters, what is wrong with it; nothing where every host is healthy."""
+    response = fetch(f"{admin}/clusters", params={"format": "json"})
+    if response is None or response.status_code != 200:
+        return {}
+    found: dict[str, list[str]] = {}
+    for cluster in response.json().get("cluster_statuses", []):
+        problems = []
+        hosts = cluster.get("host_statuses", [])
+        for host in hosts:
+            status = host.get("health_status", {})
+            problems += [name for name, value in status.items() if value is True]
+        found[cluster["name"]] = problems if hosts else ["no hosts"]
+    return found
+
+
+def clusters_are_healthy(admin: str) -> Callable[[], bool]:
+    """Whether Envoy has looked at every cluster and found it healthy."""
+
+    def probe() -> bool:
+        found = clusters(admin)
+        return bool(found) and not any(found.values())
+
+    return probe
+
+
+def passes(gateway: str) -> Callable[[], bool]:
+    """Whether the gateway lets the public route pass and denies the protected one."""
+    allowed, denied = answers(f"{gateway}/public/ping"), answers(f"{gateway}/whoami", 401)
+    return lambda: allowed() and denied()

@@ -1,0 +1,130 @@
+"""The processes that `up` runs: started in order, their logs in one stream, stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+from meshwarden.core.faults import Unavailable
+
+STOP_SECONDS = 8.0
+_PR_SET_PDEATHSIG = 1
+_LINE_BYTES_AT_MOST = 1 << 20
+_COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
+_PASSED_ON = ("EXT_AUTHZ_", "RATELIMIT_", "COVERAGE", "PYTHON", "LC_", "SSL_", "COV_")
+_PASSED_ON_NAMES = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER")
+
+
+@dataclass
+class Child:
+    """One running process."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    reader: asyncio.Task[None]
+
+
+class Children:
+    """Everything that was started, in its order."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        self._console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
+
+    async def start(self, name: str, command: Sequence[str]) -> None:
+        """Start `command`; what it writes appears under `name`. It ends when we are killed
+        (Linux).
+        """
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=_environment(),
+            limit=_LINE_BYTES_AT_MOST,
+            start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+        colour = _COLOURS[len(self._children) % len(_COLOURS)]
+        reader = asyncio.create_task(self._read(name, colour, process))
+        self._children.append(Child(name, process, reader))
+
+    def say(self, text: str, *, style: str = "bold") -> None:
+        """A line of our own in the log."""
+        self._console.print(Text(text, style=style))
+
+    def ended(self) -> str:
+        """The name and status of a process that ended by itself; empty while all run."""
+        for child in self._children:
+            if child.process.returncode is not None:
+                return f"{child.name} ended with status {child.process.returncode}"
+        return ""
+
+    async def wait_until(
+        self, condition: Callable[[], bool], what: str, *, limit_seconds: float = 30.0
+    ) -> None:
+        """Return when `condition` holds. Raises `Unavailable` when a process ends, or the limit
+        passes, before.
+        """
+        deadline = time.monotonic() + limit_seconds
+        while not await asyncio.to_thread(condition):
+            if ended := self.ended():
+                raise Unavailable(f"{ended} before {what}; its log above says why")
+            if time.monotonic() > deadline:
+                raise Unavailable(f"waited {limit_seconds:g} s in vain until {what}")
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        """End all of them, the last started first; what does not end in time is killed."""
+        for child in reversed(self._children):
+            if child.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.terminate()
+        waiting = [asyncio.create_task(child.process.wait()) for child in self._children]
+        if waiting:
+            await asyncio.wait(waiting, timeout=STOP_SECONDS)
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+        for child in self._children:
+            await child.process.wait()
+            child.reader.cancel()
+
+    async def _read(self, name: str, colour: str, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is None:
+            return
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:
+                line = b"[a line longer than 1 MiB was left out]\n"
+            if not line:
+                return
+            text = Text(f"{name:9} ", style=colour)
+            text.append_text(Text.from_ansi(line.decode("utf-8", "replace").rstrip("\n")))
+            self._console.print(text)
+
+
+def _environment() -> dict[str, str]:
+    """Our environment without names such as PORT or HOST, which the rate-limit service would take
+    as settings.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _PASSED_ON_NAMES or name.startswith(_PASSED_ON)
+    }
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

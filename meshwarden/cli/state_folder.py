@@ -1,0 +1,155 @@
+"""`.meshwarden/`: what this machine's development system keeps: issuer key, API keys, demo.
+
+issuer.pem (0600)   signs development tokens          jwks.json          its public part
+api_keys.json       records of API keys, digests      pepper (0600)      the secret of the digests
+demo.json (0600)    what `up` started                 demo.env (0600)    its credentials for a shell
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from meshwarden.core.faults import Misconfigured
+
+DEVELOPMENT_ISSUER = "https://development.meshwarden.invalid"
+DEVELOPMENT_AUDIENCE = "quickstart"
+
+State = Annotated[
+    Path,
+    typer.Option(
+        "--state",
+        envvar="MESHWARDEN_STATE",
+        help="Folder of the development issuer's key, API keys and demo credentials.",
+    ),
+]
+DEFAULT_STATE = Path(".meshwarden")
+
+
+class StateFolder:
+    """One such folder; makes what is missing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.jwks = path / "jwks.json"
+        self.api_keys = path / "api_keys.json"
+        self.pepper = path / "pepper"
+        self.demo = path / "demo.json"
+        self.demo_environment = path / "demo.env"
+        self._issuer_key = path / "issuer.pem"
+
+    def prepare(self) -> None:
+        """Make the folder, the issuer's key and its JWKS, the pepper and an empty list of API
+        keys.
+        """
+        with self.locked():
+            self._private_key()
+            if not self.pepper.exists():
+                write_private(self.pepper, secrets.token_hex(32) + "\n")
+            if not self.api_keys.exists():
+                write_private(self.api_keys, '{"version": 1, "keys": []}\n')
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other commands out while something is changed. Raises `Misconfigured` where we may
+        not write.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise Misconfigured(f"{self.path} can't be written: {error.strerror}") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def sign(self, claims: dict[str, Any]) -> str:
+        """A token of the development issuer (ES256)."""
+        import jwt
+
+        key = self._private_key()
+        return jwt.encode(
+            claims,
+            key,
+            algorithm="ES256",
+            headers={"kid": _key_id(key.public_key()), "typ": "at+jwt"},
+        )
+
+    def _private_key(self) -> ec.EllipticCurvePrivateKey:
+        if not self._issuer_key.exists():
+            made = ec.generate_private_key(ec.SECP256R1())
+            pem = made.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            write_private(self._issuer_key, pem.decode())
+        try:
+            key = serialization.load_pem_private_key(self._issuer_key.read_bytes(), None)
+        except (OSError, ValueError, TypeError):
+            raise Misconfigured(f"{self._issuer_key} is not a private key; remove it") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise Misconfigured(f"{self._issuer_key} is not a P-256 key; remove it")
+        jwks = json.dumps({"keys": [_public_jwk(key.public_key())]}, indent=2) + "\n"
+        if not self.jwks.exists() or self.jwks.read_text() != jwks:
+            write_private(self.jwks, jwks, mode=0o644)
+        return key
+
+
+def development_claims(
+    subject: str, roles: list[str], *, expires_in_seconds: float, now: float | None = None
+) -> dict[str, Any]:
+    """The claims of a development token; a negative time makes an expired one."""
+    issued = time.time() if now is None else now
+    return {
+        "iss": DEVELOPMENT_ISSUER,
+        "aud": DEVELOPMENT_AUDIENCE,
+        "sub": subject,
+        "iat": int(min(issued, issued + expires_in_seconds)),
+        "exp": int(issued + expires_in_seconds),
+        "jti": secrets.token_hex(8),
+        "roles": roles,
+    }
+
+
+def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Write a file whole or not at all, readable by its owner only unless `mode` says else."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
+    Path(name).replace(path)
+
+
+def _public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    return {**_point(key), "kid": _key_id(key), "use": "sig", "alg": "ES256"}
+
+
+def _point(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    numbers = key.public_numbers()
+    x, y = (_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+    return {"crv": "P-256", "kty": "EC", "x": x, "y": y}
+
+
+def _key_id(key: ec.EllipticCurvePublicKey) -> str:
+    """The key's thumbprint (RFC 7638)."""
+    canonical = json.dumps(_point(key), separators=(",", ":"), sort_keys=True)
+    return _base64url(hashlib.sha256(canonical.encode()).digest())
+
+
+def _base64url(content: bytes) -> str:
+    return urlsafe_b64encode(content).rstrip(b"=").decode()
