@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import httpx2
@@ -293,6 +294,55 @@ def test_the_log_says_who_and_why_and_never_shows_a_query(mesh: Mesh) -> None:
     assert SECRET not in mesh.envoy.process.errors
 
 
+def test_a_grpc_client_gets_words_and_no_document(mesh: Mesh) -> None:
+    answer = mesh.client.post("/a%2Fb", headers={"content-type": "application/grpc"})
+    assert answer.headers["grpc-status"] == "13"
+    assert "{" not in answer.headers.get("grpc-message", "")
+
+
+def test_a_rate_limit_service_that_hangs_delays_a_request_by_its_time_limit_alone(
+    mesh: Mesh,
+) -> None:
+    released = Event()
+
+    def hang(_request: Any) -> Any:
+        released.wait(10)
+        return envoy_services.within_limit()
+
+    mesh.limiter.answer = hang
+    try:
+        answer = mesh.client.get("/orders")
+    finally:
+        released.set()
+    assert answer.status_code == 200
+    assert answer.elapsed.total_seconds() < 1
+
+
+def test_an_authorizer_that_died_silently_is_noticed_within_five_seconds() -> None:
+    """It accepts connections, as its kernel does, and never says a word."""
+    with (
+        envoy_services.upstream() as upstream,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        options = EnvoyOptions(
+            listen_port=0,
+            admin_port=0,
+            upstream_port=upstream.port,
+            ext_authz_port=silent.getsockname()[1],
+            ratelimit_enabled=False,
+        )
+        with running_envoy(bootstrap(options)) as envoy:
+            answer = httpx2.get(f"{envoy.gateway}/orders")
+            assert answer.status_code == 503
+            assert answer.elapsed.total_seconds() < 1
+            wait_until(
+                lambda: envoy.stat("cluster.ext_authz.http2.keepalive_timeout"),
+                "Envoy gives the connection up",
+                limit_seconds=5,
+            )
+        assert not upstream.executions
+
+
 def test_without_an_authorizer_nothing_passes() -> None:
     with envoy_services.upstream() as upstream, envoy_services.rate_limiter() as limiter:
         options = EnvoyOptions(
@@ -304,6 +354,7 @@ def test_without_an_authorizer_nothing_passes() -> None:
         )
         with running_envoy(bootstrap(options)) as envoy:
             answer = httpx2.get(f"{envoy.gateway}/orders")
+            assert envoy.stat("cluster.ext_authz.upstream_rq_retry") == 1
         assert answer.status_code == 503
         assert problem(answer)["reason"] == "authorizer_unavailable"
         assert not upstream.executions

@@ -47,9 +47,7 @@ def _upstream(options: EnvoyOptions) -> cluster.Cluster:
     result.per_connection_buffer_limit_bytes = options.buffer_bytes_at_most
     result.health_checks = [check]
     result.outlier_detection = _outlier_detection()
-    result.circuit_breakers = _circuit_breakers(
-        requests=1024, retry_budget_percent=options.retry_budget_percent
-    )
+    result.circuit_breakers = _circuit_breakers(options, requests=1024)
     result.typed_extension_protocol_options = {
         # Shorter than the keep-alive of usual servers, so that no request meets a closing socket.
         HTTP_OPTIONS: packed(_protocol(options.upstream_protocol, idle_seconds=30))
@@ -65,7 +63,7 @@ def _grpc(name: str, host: str, *, port: int, options: EnvoyOptions) -> cluster.
     result.connect_timeout = seconds(0.25)
     result.per_connection_buffer_limit_bytes = options.buffer_bytes_at_most
     result.health_checks = [check]
-    result.circuit_breakers = _circuit_breakers(requests=4096)
+    result.circuit_breakers = _circuit_breakers(options, requests=4096)
     result.typed_extension_protocol_options = {
         HTTP_OPTIONS: packed(_protocol("http2", idle_seconds=3600, keepalive=True))
     }
@@ -116,20 +114,21 @@ def _outlier_detection() -> cluster.OutlierDetection:
     )
 
 
-def _circuit_breakers(
-    *, requests: int, retry_budget_percent: float | None = None
-) -> cluster.CircuitBreakers:
-    thresholds = cluster.CircuitBreakersThresholds(
-        max_connections=1024,
-        max_pending_requests=requests,
-        max_requests=requests,
-        track_remaining=True,
+def _circuit_breakers(options: EnvoyOptions, *, requests: int) -> cluster.CircuitBreakers:
+    budget = cluster.CircuitBreakersThresholdsRetryBudget(
+        budget_percent=kinds.Percent(value=options.retry_budget_percent), min_retry_concurrency=3
     )
-    if retry_budget_percent is not None:
-        thresholds.retry_budget = cluster.CircuitBreakersThresholdsRetryBudget(
-            budget_percent=kinds.Percent(value=retry_budget_percent), min_retry_concurrency=3
-        )
-    return cluster.CircuitBreakers(thresholds=[thresholds])
+    return cluster.CircuitBreakers(
+        thresholds=[
+            cluster.CircuitBreakersThresholds(
+                max_connections=1024,
+                max_pending_requests=requests,
+                max_requests=requests,
+                retry_budget=budget,
+                track_remaining=True,
+            )
+        ]
+    )
 
 
 def _protocol(

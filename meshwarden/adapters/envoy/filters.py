@@ -26,6 +26,11 @@ LOCAL_RATELIMIT = "envoy.filters.http.local_ratelimit"
 RATELIMIT = "envoy.filters.http.ratelimit"
 ROUTER = "envoy.filters.http.router"
 
+RETRY_CHECK_ON = "connect-failure,refused-stream,reset"
+"""A check changes nothing: it may be asked twice."""
+RETRY_COUNT_ON = "connect-failure,refused-stream"
+"""Hits must not be counted twice."""
+
 
 def http_filters(options: EnvoyOptions) -> list[hcm.HttpFilter]:
     """The filters that `options` switch on, and the router, which is always last."""
@@ -73,7 +78,9 @@ def _local_ratelimit(options: EnvoyOptions) -> local_ratelimit.LocalRateLimit:
 
 def _ext_authz(options: EnvoyOptions) -> ext_authz.ExtAuthz:
     return ext_authz.ExtAuthz(
-        grpc_service=_grpc_service(EXT_AUTHZ_CLUSTER, options.ext_authz_timeout_seconds),
+        grpc_service=_grpc_service(
+            EXT_AUTHZ_CLUSTER, options.ext_authz_timeout_seconds, retry_on=RETRY_CHECK_ON
+        ),
         transport_api_version=core.ApiVersion.V3,
         failure_mode_allow=False,
         status_on_error=kinds.HttpStatus(code=kinds.StatusCode.ServiceUnavailable),
@@ -92,14 +99,24 @@ def _ratelimit(options: EnvoyOptions) -> ratelimit.RateLimit:
         enable_x_ratelimit_headers=ratelimit.RateLimitXRateLimitHeadersRfcVersion.DRAFT_VERSION_03,
         disable_x_envoy_ratelimited_header=True,
         rate_limit_service=ratelimit_service.RateLimitServiceConfig(
-            grpc_service=_grpc_service(RATELIMIT_CLUSTER, options.ratelimit_timeout_seconds),
+            grpc_service=_grpc_service(
+                RATELIMIT_CLUSTER, options.ratelimit_timeout_seconds, retry_on=RETRY_COUNT_ON
+            ),
             transport_api_version=core.ApiVersion.V3,
         ),
     )
 
 
-def _grpc_service(cluster: str, timeout_seconds: float) -> core.GrpcService:
+def _grpc_service(cluster: str, timeout_seconds: float, *, retry_on: str) -> core.GrpcService:
+    """One retry within the time limit, so that a replica that goes away costs no request."""
     return core.GrpcService(
         envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=cluster),
         timeout=seconds(timeout_seconds),
+        retry_policy=core.RetryPolicy(
+            retry_on=retry_on,
+            num_retries=1,
+            retry_back_off=core.BackoffStrategy(
+                base_interval=seconds(0.01), max_interval=seconds(0.02)
+            ),
+        ),
     )

@@ -1,7 +1,7 @@
 """What Envoy answers by itself, as RFC 9457 problem documents with a stable `reason`.
 
 An in-band denial is not Envoy's own: it brings its problem document, and the first mapper lets it
-pass untouched. Replies to gRPC requests have no body and are left as they are by Envoy.
+pass untouched, as it does the replies to gRPC requests, whose body becomes the `grpc-message`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from meshwarden.adapters.envoy.typed import packed, struct
 
 PROBLEM_JSON = "application/problem+json"
 IN_BAND_DENIAL = "response.code_details == 'ext_authz_denied'"
+GRPC_REQUEST = "request.headers['content-type'].startsWith('application/grpc')"
 AUTHORIZER_FAILED = "response.code_details.startsWith('ext_authz')"
 
 
@@ -64,7 +65,7 @@ REPLIES = (
 
 def local_replies() -> hcm.LocalReplyConfig:
     """Problem documents for Envoy's own answers, in-band denials untouched."""
-    untouched = hcm.ResponseMapper(filter=_where(IN_BAND_DENIAL))
+    untouched = hcm.ResponseMapper(filter=_where(f"{IN_BAND_DENIAL} || {GRPC_REQUEST}"))
     return hcm.LocalReplyConfig(mappers=[untouched, *(_mapper(reply) for reply in REPLIES)])
 
 
