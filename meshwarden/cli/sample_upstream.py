@@ -26,7 +26,7 @@ from starlette.routing import Route
 from meshwarden.adapters import ports
 from meshwarden.core.faults import Misconfigured
 
-ORDERS_AT_MOST = 1000
+ORDERS_AT_MOST = 200
 """The oldest goes when one more comes."""
 BODY_BYTES_AT_MOST = 65_536
 CONNECTIONS_AT_MOST = 1000

@@ -134,6 +134,11 @@ def test_a_wrong_option_is_refused_by_name(wrong: dict[str, Any]) -> None:
         EnvoyOptions(**wrong)
 
 
+def test_every_option_is_described() -> None:
+    fields = EnvoyOptions.model_fields
+    assert [name for name, field in fields.items() if not field.description] == []
+
+
 @pytest.mark.parametrize(
     ("request_line", "header"),
     [

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-ListenPort = Annotated[int, Field(ge=0, le=65535, description="0: any free port.")]
-Host = Annotated[str, Field(min_length=1, max_length=253, description="Address or DNS name.")]
-Address = Annotated[str, Field(min_length=2, max_length=45, description="IP address to bind.")]
+ListenPort = Annotated[int, Field(ge=0, le=65535)]
+Host = Annotated[str, Field(min_length=1, max_length=253)]
 MEBIBYTE = 1024 * 1024
 
 
@@ -18,27 +17,37 @@ class EnvoyOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    listen_address: Address = "127.0.0.1"
-    listen_port: ListenPort = 10000
+    listen_address: str = Field(
+        default="127.0.0.1", min_length=2, max_length=45, description="IP address of the listener."
+    )
+    listen_port: ListenPort = Field(default=10000, description="Its port; 0: any free one.")
     admin_address: Literal["127.0.0.1", "::1"] = Field(
         default="127.0.0.1", description="Loopback only: whoever reaches it commands Envoy."
     )
-    admin_port: ListenPort = 9901
+    admin_port: ListenPort = Field(default=9901, description="0: any free one.")
 
     ext_authz_enabled: bool = Field(
         default=True, description="False renders no authorization at all: for measuring alone."
     )
-    ext_authz_host: Host = "127.0.0.1"
-    ext_authz_port: Port = 9001
-    ext_authz_timeout_seconds: float = Field(default=0.2, gt=0, le=5)
+    ext_authz_host: Host = Field(default="127.0.0.1", description="Address or DNS name.")
+    ext_authz_port: Port = Field(default=9001, description="Its gRPC port.")
+    ext_authz_timeout_seconds: float = Field(
+        default=0.2, gt=0, le=5, description="A decision, retry included; then 503."
+    )
 
-    ratelimit_enabled: bool = True
-    ratelimit_host: Host = "127.0.0.1"
-    ratelimit_port: Port = 8081
-    ratelimit_timeout_seconds: float = Field(default=0.15, gt=0, le=5)
-    ratelimit_domain: str = Field(default="quickstart", min_length=1, max_length=253)
+    ratelimit_enabled: bool = Field(default=True, description="False asks no rate-limit service.")
+    ratelimit_host: Host = Field(default="127.0.0.1", description="Address or DNS name.")
+    ratelimit_port: Port = Field(default=8081, description="Its gRPC port.")
+    ratelimit_timeout_seconds: float = Field(
+        default=0.15, gt=0, le=5, description="A count, retry included; then the request passes."
+    )
+    ratelimit_domain: str = Field(
+        default="quickstart", min_length=1, max_length=253, description="Whose limits apply."
+    )
 
-    local_rate_limit_enabled: bool = True
+    local_rate_limit_enabled: bool = Field(
+        default=True, description="False removes the limit of each client address."
+    )
     local_rate_limit_per_second: int = Field(
         default=5000, ge=1, le=10_000_000, description="Requests of one client address."
     )
@@ -52,42 +61,70 @@ class EnvoyOptions(BaseModel):
         description="Buckets that are remembered; the least recently used goes first.",
     )
 
-    upstream_host: Host = "127.0.0.1"
-    upstream_port: Port = 8088
-    upstream_protocol: Literal["http1", "http2"] = "http1"
-    upstream_health_path: str = Field(default="/healthz", pattern=r"^/\S*$", max_length=200)
+    upstream_host: Host = Field(default="127.0.0.1", description="Address or DNS name.")
+    upstream_port: Port = Field(default=8088, description="The workload's port.")
+    upstream_protocol: Literal["http1", "http2"] = Field(
+        default="http1", description="What the workload speaks; it is not negotiated."
+    )
+    upstream_health_path: str = Field(
+        default="/healthz",
+        pattern=r"^/\S*$",
+        max_length=200,
+        description="Answers 200 while the workload is healthy.",
+    )
     upstream_timeout_seconds: float = Field(
         default=15, gt=0, le=3600, description="A whole request at the upstream, retries included."
     )
-    upstream_connect_timeout_seconds: float = Field(default=1, gt=0, le=1)
-    retries_at_most: int = Field(default=2, ge=0, le=10)
+    upstream_connect_timeout_seconds: float = Field(
+        default=1, gt=0, le=1, description="A TCP connection to the upstream."
+    )
+    retries_at_most: int = Field(default=2, ge=0, le=10, description="Of one request.")
     retry_budget_percent: float = Field(
         default=20, ge=0, le=100, description="Of the requests in flight; three are always allowed."
     )
 
-    connection_idle_timeout_seconds: float = Field(default=3600, gt=0, le=86_400)
-    stream_idle_timeout_seconds: float = Field(default=300, gt=0, le=86_400)
+    connection_idle_timeout_seconds: float = Field(
+        default=3600, gt=0, le=86_400, description="A client connection without a request."
+    )
+    stream_idle_timeout_seconds: float = Field(
+        default=300, gt=0, le=86_400, description="A request in which nothing moves."
+    )
     request_timeout_seconds: float = Field(
         default=300, gt=0, le=86_400, description="Receiving a whole request."
     )
-    request_headers_timeout_seconds: float = Field(default=10, gt=0, le=300)
+    request_headers_timeout_seconds: float = Field(
+        default=10, gt=0, le=300, description="Receiving a request's headers."
+    )
 
     headers_at_most: int = Field(
         default=100,
         ge=30,
         le=1000,
-        description="Of a request, what the authorizer adds included (ext_authz.md, trap 12).",
+        description="Of a request, with what Envoy and the authorizer add: more is 431, or 500.",
     )
-    headers_kibibytes_at_most: int = Field(default=60, ge=8, le=8192)
+    headers_kibibytes_at_most: int = Field(
+        default=60, ge=8, le=8192, description="A request's headers in sum."
+    )
     buffer_bytes_at_most: int = Field(
         default=32_768, ge=4096, le=MEBIBYTE, description="Of each connection, on both sides."
     )
     streams_at_most: int = Field(
         default=100, ge=1, le=1000, description="Concurrent HTTP/2 streams of one connection."
     )
-    listener_connections_at_most: int = Field(default=10_000, ge=1, le=1_000_000)
-    connections_at_most: int = Field(
-        default=50_000, ge=1, le=1_000_000, description="Over all listeners."
+    listener_connections_at_most: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Client connections of the listener."
     )
-    heap_bytes_at_most: int = Field(default=1024 * MEBIBYTE, ge=64 * MEBIBYTE, le=2**40)
-    server_name: str = Field(default="meshwarden", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    connections_at_most: int = Field(
+        default=50_000, ge=1, le=1_000_000, description="Client connections of the process."
+    )
+    heap_bytes_at_most: int = Field(
+        default=1024 * MEBIBYTE,
+        ge=64 * MEBIBYTE,
+        le=2**40,
+        description="At 95 % memory is given back, at 98 % requests are refused.",
+    )
+    server_name: str = Field(
+        default="meshwarden",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        description="The `server` header of every response.",
+    )
