@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from ext_authz.core.answers import PROBLEM_TYPE, problem_body
 from ext_authz.core.engine import decide
 from ext_authz.core.keys import Keys
-from ext_authz.core.model import Reason, Request, Verdict
+from ext_authz.core.model import Append, Reason, Request, Verdict
 from ext_authz.core.policies import PolicySet
 from meshwarden.adapters.grpc_server import Metadata
 from meshwarden.adapters.protobuf import message_class
@@ -203,11 +203,13 @@ def _encode_denied(response: Any, verdict: Verdict) -> None:
     denied.status.code = verdict.status
     denied.body = problem_body(verdict)
     headers = [("content-type", PROBLEM_TYPE), ("cache-control", "no-store")]
-    headers += [("www-authenticate", challenge) for challenge in verdict.challenges]
+    if verdict.challenges:
+        # One line for all: Envoy drops headers that are to be appended to a denial.
+        headers.append(("www-authenticate", ", ".join(verdict.challenges)))
     if verdict.status == 503:
         headers.append(("retry-after", "1"))
     for name, value in headers:
         option = denied.headers.add()
         option.header.key, option.header.value = name, value
-        option.append_action = 0 if name == "www-authenticate" else 2
-        option.append.value = name == "www-authenticate"
+        option.append_action = Append.OVERWRITE_IF_EXISTS_OR_ADD.value
+        option.append.value = False

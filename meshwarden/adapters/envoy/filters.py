@@ -86,6 +86,8 @@ def _ext_authz(options: EnvoyOptions) -> ext_authz.ExtAuthz:
         status_on_error=kinds.HttpStatus(code=kinds.StatusCode.ServiceUnavailable),
         validate_mutations=True,
         clear_route_cache=False,
+        # Repeated headers one by one: their number counts (ext_authz.md, trap 12).
+        encode_raw_headers=True,
     )
 
 
