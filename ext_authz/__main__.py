@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ext_authz.app import build
-from ext_authz.settings import Settings
+from ext_authz.app import Settings, build
 from meshwarden.adapters.service import run
 
 if __name__ == "__main__":

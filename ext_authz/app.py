@@ -20,6 +20,8 @@ from meshwarden.adapters.service import Service
 from meshwarden.core.faults import Misconfigured
 from meshwarden.core.snapshot import SnapshotHolder
 
+__all__ = ["Settings", "build", "source"]
+
 
 def source(settings: Settings) -> FolderSource:
     """The files that configure ext_authz. Raises `Misconfigured` when there is no folder."""

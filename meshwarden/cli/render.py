@@ -73,15 +73,15 @@ def reference(
 
 def reference_files() -> dict[str, str]:
     """The reference pages by their name below `docs/reference`."""
-    import ext_authz.settings
-    import ratelimit_service.settings
+    import ext_authz.app
+    import ratelimit_service.app
     from ext_authz.core.conditions import VARIABLES
     from meshwarden.adapters.settings import reference_page
 
     pages = {
-        "ext_authz_settings.md": reference_page(ext_authz.settings.Settings, "ext_authz"),
+        "ext_authz_settings.md": reference_page(ext_authz.app.Settings, "ext_authz"),
         "ratelimit_service_settings.md": reference_page(
-            ratelimit_service.settings.Settings, "ratelimit_service"
+            ratelimit_service.app.Settings, "ratelimit_service"
         ),
         "conditions.md": _conditions_page(
             {name: (kind.name(), text) for name, (kind, text) in VARIABLES.items()}
