@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Barrier, BrokenBarrierError, Thread
 from typing import Any
 
 import grpc
@@ -114,14 +114,26 @@ class Upstream(ThreadingHTTPServer):
     """Counts each execution; `/reset` is executed and then cut, `/503` and `/500` say so."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Executing)
         self.executions: Counter[str] = Counter()
+        self.gathering = Barrier(1)
+
+    def gather(self, *, requests: int) -> str:
+        """The path of which the first `requests` are cut together, and any later one at once."""
+        self.gathering = Barrier(requests)
+        return "/gather"
 
     @property
     def port(self) -> int:
         return int(self.server_address[1])
+
+    def gather_one(self) -> None:
+        with suppress(BrokenBarrierError):
+            self.gathering.wait(5)
+        self.gathering.abort()
 
 
 class _Executing(BaseHTTPRequestHandler):
@@ -133,7 +145,9 @@ class _Executing(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path != "/healthz":
             self.server.executions[f"{self.command} {path}"] += 1
-        if path == "/reset":
+        if path == "/gather":
+            self.server.gather_one()
+        if path in ("/reset", "/gather"):
             self.close_connection = True
             return
         status = int(path[1:]) if path[1:].isdigit() else 200
