@@ -4,7 +4,14 @@ Everything is built with envoy-data-plane's typed messages, so a misspelt field 
 and not a surprise at start. Running Envoy does not belong here; nor does Istio.
 """
 
-from meshwarden.adapters.envoy.bootstrap import bootstrap, to_yaml
-from meshwarden.adapters.envoy.options import EnvoyOptions
+import warnings
+
+from pydantic import PydanticDeprecatedSince212
+
+with warnings.catch_warnings():
+    # envoy-data-plane 2.2 declares a validator in a form that pydantic 2.12 deprecates: not ours.
+    warnings.simplefilter("ignore", PydanticDeprecatedSince212)
+    from meshwarden.adapters.envoy.bootstrap import bootstrap, to_yaml
+    from meshwarden.adapters.envoy.options import EnvoyOptions
 
 __all__ = ["EnvoyOptions", "bootstrap", "to_yaml"]
