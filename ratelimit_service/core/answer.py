@@ -20,6 +20,7 @@ from ratelimit_service.core.model import (
     Options,
     Status,
 )
+from ratelimit_service.core.window import Unit
 
 
 def answer(descriptors: DescriptorSet, statuses: tuple[Status, ...], options: Options) -> Decision:
@@ -103,7 +104,7 @@ def _described(descriptor: Descriptor) -> dict[str, Any]:
     if descriptor.override is not None:
         result["limit"] = {
             "requestsPerUnit": descriptor.override.requests_per_unit,
-            "unit": descriptor.override.unit,
+            "unit": Unit(descriptor.override.unit).name,
         }
     if descriptor.hits_addend is not None:
         result["hitsAddend"] = descriptor.hits_addend

@@ -159,14 +159,10 @@ class TypedReader:
         mapping = self._mapping(value, "map[string]interface {}")
         if mapping is None:
             return None
-        self.problems.extend(
-            Problem(
-                self.file,
-                key.line,
-                f"error parsing metadata: key is not of type string: {_go_text(key)}",
-            )
-            for key in _odd_keys(mapping)
-        )
+        for _, inner in mapping.items:
+            for key in _odd_keys(inner):
+                what = "error parsing metadata: key is not of type string: "
+                self.problems.append(Problem(self.file, key.line, what + _go_text(key)))
         return plain(mapping)
 
     def _text(self, value: Value | None) -> str:

@@ -1,7 +1,7 @@
 """The real redis-server of `make test`, on a free loopback port, for the length of a block.
 
-It can be stopped, paused and brought back on the same port, which is how a dependency is cut. Knows no commands of
-ours; a test that looks into Redis uses a client.
+It can be stopped, paused and brought back on the same port, which is how a dependency is cut. Knows
+no commands of ours; a test that looks into Redis uses a client.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RedisServer:
             self._child = None
 
     def pause(self) -> None:
-        """Stop it answering while its connections stay open, as an overloaded or stuck one would."""
+        """Stop it answering while its connections stay open, as a stuck one would."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
