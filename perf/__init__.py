@@ -1,0 +1,3 @@
+"""Measurements: what the quickstart adds to a request, and what a decision costs. `make perf` runs
+them.
+"""

@@ -1,0 +1,140 @@
+"""What the quickstart's filters add to a request, measured by k6 through two Envoys in one run.
+
+The bare route has an Envoy and a bootstrap of its own, without our filters, before the same
+upstream. CPU per request is each process's user and system time from /proc, before and after,
+divided by the requests it saw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from meshwarden.adapters.envoy import EnvoyOptions, bootstrap, to_yaml
+from meshwarden.cli.up import envoy_binary
+from tests.support.ports import free_ports
+from tests.support.processes import running
+from tests.support.quickstart import Quickstart, running_quickstart
+
+RATE = 100
+SECONDS = 20
+WARM_UP_SECONDS = 3
+
+
+def measure() -> dict[str, Any]:
+    """Latencies in milliseconds, CPU in microseconds a request, and whether k6's thresholds
+    hold.
+    """
+    with TemporaryDirectory(prefix="meshwarden-perf-") as name:
+        folder = Path(name)
+        with running_quickstart(folder) as system, _bare_envoy(folder, system) as bare:
+            _k6(folder, system, bare, seconds=WARM_UP_SECONDS)
+            processes = _processes(system.process.pid)
+            before = {name: _cpu_seconds(pid) for name, pid in processes.items()}
+            metrics, held = _k6(folder, system, bare, seconds=SECONDS)
+            spent = {name: _cpu_seconds(pid) - before[name] for name, pid in processes.items()}
+    requests = (
+        metrics["guarded_latency"]["values"].get("count")
+        or metrics["iterations"]["values"]["count"]
+    )
+    return {
+        "rate_a_second": RATE,
+        "seconds": SECONDS,
+        "requests": requests,
+        "thresholds_hold": held,
+        "milliseconds": {
+            name: metrics[name]["values"]
+            for name in ("bare_latency", "guarded_latency", "added_latency")
+        },
+        "cpu_us_a_request": {
+            name: round(seconds / requests * 1e6, 1) for name, seconds in spent.items()
+        },
+    }
+
+
+@contextmanager
+def _bare_envoy(folder: Path, system: Quickstart) -> Iterator[str]:
+    listen, admin = free_ports(2)
+    options = EnvoyOptions(
+        listen_port=listen,
+        admin_port=admin,
+        upstream_port=_upstream_port(system),
+        ext_authz_enabled=False,
+        ratelimit_enabled=False,
+        local_rate_limit_enabled=False,
+    )
+    file = folder / "bare.yaml"
+    file.write_text(to_yaml(bootstrap(options)))
+    command = [envoy_binary(), "--config-path", file, "--use-dynamic-base-id"]
+    with running([*map(str, command), "--concurrency", "2", "--log-level", "warning"]) as envoy:
+        gateway = f"http://127.0.0.1:{listen}"
+        probe = f"{gateway}/whoami"
+        envoy.wait_until(lambda: _status(probe) == 200, "the bare Envoy answers")
+        yield gateway
+
+
+def _status(url: str) -> int:
+    done = subprocess.run(
+        ["curl", "-s", "-o", os.devnull, "-w", "%{http_code}", url],
+        capture_output=True,
+        check=False,
+    )
+    return int(done.stdout or 0)
+
+
+def _upstream_port(system: Quickstart) -> int:
+    document = yaml.safe_load((system.state / "envoy.yaml").read_text())
+    upstream = next(c for c in document["static_resources"]["clusters"] if c["name"] == "upstream")
+    endpoint = upstream["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    return int(endpoint["address"]["socket_address"]["port_value"])
+
+
+def _k6(
+    folder: Path, system: Quickstart, bare: str, *, seconds: int
+) -> tuple[dict[str, Any], bool]:
+    """k6's metrics, and whether its thresholds hold."""
+    result = folder / "k6.json"
+    environment = {
+        **os.environ,
+        "GUARDED": f"{system.gateway}/whoami",
+        "BARE": f"{bare}/whoami",
+        "TOKEN": system.demo["credentials"]["reader"],
+        "RATE": str(RATE),
+        "SECONDS": str(seconds),
+        "RESULT": str(result),
+    }
+    command = [".tools/k6/bin/k6", "run", "--quiet", "--no-usage-report", "perf/quickstart.js"]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False
+    )
+    if done.returncode not in (0, 99):  # 99: a threshold does not hold
+        sys.exit(f"k6 failed:\n{done.stdout}{done.stderr}")
+    return json.loads(result.read_text()), done.returncode == 0
+
+
+def _processes(parent: int) -> dict[str, int]:
+    """The processes of the system by what they are."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    found = {}
+    for pid in map(int, children):
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+        for name in ("ext_authz", "ratelimit_service", "sample_upstream", "envoy"):
+            if name in command.split("--")[0]:
+                found[name] = pid
+                break
+    return found
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far (proc(5), fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,57 @@
+// What the gateway's filters add to a request: each iteration sends the same request through a bare Envoy and through
+// the quickstart's, in alternating order, and records the difference. Bounded in rate and time by the environment:
+// GUARDED, BARE (URLs), TOKEN, RATE (iterations a second), SECONDS, RESULT (file of the summary).
+import http from 'k6/http';
+import { check } from 'k6';
+import { Trend } from 'k6/metrics';
+
+const added = new Trend('added_latency', true);
+const guarded = new Trend('guarded_latency', true);
+const bare = new Trend('bare_latency', true);
+const seconds = Number(__ENV.SECONDS);
+
+export const options = {
+  scenarios: {
+    steady: {
+      executor: 'constant-arrival-rate',
+      rate: Number(__ENV.RATE),
+      timeUnit: '1s',
+      duration: `${seconds}s`,
+      preAllocatedVUs: 20,
+      maxVUs: 50,
+    },
+  },
+  thresholds: {
+    added_latency: ['p(95)<10'],
+    guarded_latency: ['p(95)<200'],
+    checks: ['rate==1'],
+  },
+  summaryTrendStats: ['min', 'med', 'p(95)', 'p(99)', 'max'],
+};
+
+const parameters = { headers: { authorization: `Bearer ${__ENV.TOKEN}` } };
+
+function ask(url, trend) {
+  const response = http.get(url, parameters);
+  if (!check(response, { 'status is 200': (r) => r.status === 200 })) {
+    console.error(`${url} answered ${response.status}: ${response.body}`);
+  }
+  trend.add(response.timings.duration);
+  return response.timings.duration;
+}
+
+export default function iteration() {
+  let difference;
+  if (__ITER % 2 === 0) {
+    const without = ask(__ENV.BARE, bare);
+    difference = ask(__ENV.GUARDED, guarded) - without;
+  } else {
+    difference = ask(__ENV.GUARDED, guarded);
+    difference -= ask(__ENV.BARE, bare);
+  }
+  added.add(difference);
+}
+
+export function handleSummary(data) {
+  return { [__ENV.RESULT]: JSON.stringify(data.metrics) };
+}
