@@ -5,6 +5,8 @@ UV := .tools/uv/bin/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE := copy
+# The machine's own certificates where it has some: companies add theirs there.
+export UV_SYSTEM_CERTS := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt),true,false)
 export PYTHONDONTWRITEBYTECODE := 1
 unexport VIRTUAL_ENV
 

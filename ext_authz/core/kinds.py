@@ -250,6 +250,7 @@ class AccessPolicySpec(Part):
             "x-auth-roles": "roles",
             "x-auth-scopes": "scopes",
         },
+        max_length=16,
         description="How the upstream learns who is calling; client-sent copies never pass.",
     )
     forwardCredential: bool = Field(  # noqa: N815
