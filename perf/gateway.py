@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from meshwarden.adapters.envoy import EnvoyOptions, bootstrap, to_yaml
+from meshwarden.cli.probes import answers
 from meshwarden.cli.up import envoy_binary
 from tests.support.ports import free_ports
 from tests.support.processes import running
@@ -77,18 +78,8 @@ def _bare_envoy(folder: Path, system: Quickstart) -> Iterator[str]:
     command = [envoy_binary(), "--config-path", file, "--use-dynamic-base-id"]
     with running([*map(str, command), "--concurrency", "2", "--log-level", "warning"]) as envoy:
         gateway = f"http://127.0.0.1:{listen}"
-        probe = f"{gateway}/whoami"
-        envoy.wait_until(lambda: _status(probe) == 200, "the bare Envoy answers")
+        envoy.wait_until(answers(f"{gateway}/whoami"), "the bare Envoy answers")
         yield gateway
-
-
-def _status(url: str) -> int:
-    done = subprocess.run(
-        ["curl", "-s", "-o", os.devnull, "-w", "%{http_code}", url],
-        capture_output=True,
-        check=False,
-    )
-    return int(done.stdout or 0)
 
 
 def _upstream_port(system: Quickstart) -> int:

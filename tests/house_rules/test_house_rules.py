@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,18 +24,11 @@ BANNED_IN_CORE = {"open", "print", "input", "exec", "eval", "breakpoint", "__imp
 SLEEPS_BY_ITS_NATURE = {"tests/support/processes.py"}
 
 
-def _tracked(pattern: str) -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", pattern],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [CHECKOUT / name for name in listed.stdout.splitlines() if (CHECKOUT / name).exists()]
-
-
-PYTHON = _tracked("*.py")
+PYTHON = [
+    path
+    for path in sorted(CHECKOUT.rglob("*.py"))
+    if not path.relative_to(CHECKOUT).parts[0].startswith(".")
+]
 PRODUCT = [
     path
     for path in PYTHON
