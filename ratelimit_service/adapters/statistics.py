@@ -13,7 +13,7 @@ from functools import lru_cache
 from ratelimit_service.core.model import Decision
 from ratelimit_service.core.near_limit import tally
 
-_IPV4 = re.compile(r"(?<![\d.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?![\d.])")
+_IPV4 = re.compile(r"(?<!\d)(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?!\d)")
 _SERVICE = "ratelimit.service"
 _FIELDS = (
     "total_hits",
