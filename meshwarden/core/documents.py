@@ -2,8 +2,8 @@
 and line.
 
 Knows YAML, and the envelope of a resource (`apiVersion`, `kind`, `metadata`, `spec`); knows no
-kind's fields. Refused here: syntax errors, duplicate keys, anchors that expand without bound, keys
-that are not strings.
+kind's fields. Refused here: syntax errors, duplicate keys, deep nesting, anchors that expand
+without bound, keys that are not strings.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ API_VERSION = "meshwarden.io/v1alpha1"
 KINDS = ("TokenIssuer", "AccessRole", "AccessRoleBinding", "AccessPolicy", "RateLimit")
 NODES_AT_MOST = 2_000_000
 """A file's nodes with its aliases expanded: more is a file made to exhaust memory."""
+
+DEPTH_AT_MOST = 100
+"""Collections within each other: libyaml's composer recurses in C, and overflows the stack of the
+process at some tens of thousands.
+"""
+
+_CONSTRUCTOR_FAILURES = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
+"""What PyYAML's constructors raise, besides errors of its own, for a tag that its text belies."""
 
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=pydantic.BaseModel)
@@ -73,19 +81,21 @@ class _Reader:
             return [self.value(child, (*path, index)) for index, child in enumerate(node.value)]
         try:
             return self._constructor.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            self.problems.append(
-                Problem(self.file, node.start_mark.line + 1, f"not a readable value: {error}")
-            )
-            return None
+        except yaml.MarkedYAMLError as error:
+            what = str(error.problem)
+        except _CONSTRUCTOR_FAILURES as error:
+            what = str(error) if isinstance(error, ValueError) else f"not a {node.tag}"
+        self.problems.append(
+            Problem(self.file, node.start_mark.line + 1, f"not a readable value: {what}")
+        )
+        return None
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if key_node.tag != "tag:yaml.org,2002:str":
-                what = f"a key must be a string, not {key_node.value!r}"
-                self.problems.append(Problem(self.file, line, what, "put it in quotes"))
+                self.problems.append(Problem(self.file, line, *_key_fault(key_node)))
                 continue
             key = str(key_node.value)
             if key in result:
@@ -96,20 +106,49 @@ class _Reader:
         return result
 
 
+def _key_fault(node: yaml.Node) -> tuple[str, str]:
+    """What is wrong with a key that is no string, and what to do about it."""
+    if node.tag == "tag:yaml.org,2002:merge":
+        return "merge keys ('<<') are not taken", "write the keys out"
+    if isinstance(node, yaml.ScalarNode):
+        return f"a key must be a string, not '{node.value}'", "put it in quotes"
+    return "a key must be a string, not a collection", ""
+
+
 def compose(file: str, text: str) -> list[yaml.Node]:
     """The node tree of each document in `text`. Raises `InvalidInput` for what is not YAML, naming
     the line.
     """
     try:
-        return [
-            node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None
-        ]
+        return [node for node in nodes(text) if node is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = f"not YAML: {error.problem or error.context}"
         raise InvalidInput([Problem(file, mark.line + 1 if mark else 0, what)]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.encode()[: error.position].count(b"\n") + 1
+        raise InvalidInput([Problem(file, line, f"not YAML: {error.reason}")]) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise InvalidInput([Problem(file, 0, f"not YAML: {type(error).__name__}")]) from None
+
+
+def nodes(text: str) -> list[yaml.Node | None]:
+    """The node tree of each document in `text`, None for an empty one.
+
+    Raises `yaml.YAMLError`, also where collections are nested more than `DEPTH_AT_MOST` deep: that
+    is seen in the parser's events, before anything recurses.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEPTH_AT_MOST:
+            # The stubs don't know that MarkedYAMLError takes the C parser's marks, too.
+            mark: Any = event.start_mark
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=mark)
+    return list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
 
 
 def decode(file: str, content: bytes) -> str:
@@ -148,6 +187,8 @@ def parse_json(file: str, content: bytes) -> Any:
         return json.loads(decode(file, content))
     except json.JSONDecodeError as error:
         raise InvalidInput([Problem(file, error.lineno, f"not JSON: {error.msg}")]) from None
+    except ValueError as error:
+        raise InvalidInput([Problem(file, 0, f"not JSON that can be read: {error}")]) from None
     except RecursionError:
         raise InvalidInput([Problem(file, 0, "nested too deeply")]) from None
 

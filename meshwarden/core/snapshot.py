@@ -26,6 +26,7 @@ class Bundle:
     """All files that a snapshot is made of: name to content, names relative to the folder.
 
     `unreadable` lists what is there but could not be read; it makes the whole bundle refused.
+    `version` is a digest of both, so the same version always meets the same answer.
     """
 
     files: Mapping[str, bytes] = field(repr=False)
@@ -35,8 +36,10 @@ class Bundle:
     def __post_init__(self) -> None:
         digest = hashlib.sha256()
         for name in sorted(self.files):
-            for part in (name.encode(), self.files[name]):
+            for part in (name.encode("utf-8", "surrogateescape"), self.files[name]):
                 digest.update(len(part).to_bytes(8, "big") + part)
+        for problem in self.unreadable:
+            digest.update(repr(problem).encode("utf-8", "backslashreplace"))
         object.__setattr__(self, "version", digest.hexdigest()[:16])
 
 
@@ -68,10 +71,15 @@ class SnapshotHolder(Generic[SnapshotType]):
         self.refusal: Refused | None = None
 
     def offer(self, bundle: Bundle) -> Accepted | Unchanged | Refused:
-        """Compile `bundle` and swap it in, or refuse it and keep what is there."""
-        if bundle.version == self.version and not bundle.unreadable:
+        """Compile `bundle` and swap it in, or refuse it and keep what is there.
+
+        A version that was just answered is not compiled again: a folder is read every few seconds.
+        """
+        if bundle.version == self.version:
             self.refusal = None
             return Unchanged(bundle.version)
+        if self.refusal is not None and bundle.version == self.refusal.version:
+            return self.refusal
         try:
             if bundle.unreadable:
                 raise InvalidInput(bundle.unreadable)
