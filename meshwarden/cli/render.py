@@ -14,6 +14,8 @@ import typer
 from meshwarden.cli.output import print_line
 from meshwarden.core.faults import Misconfigured
 
+SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
 app = typer.Typer(help="Write Envoy's bootstrap, or the reference pages.", no_args_is_help=True)
 
 
@@ -87,7 +89,13 @@ def reference_files() -> dict[str, str]:
             {name: (kind.name(), text) for name, (kind, text) in VARIABLES.items()}
         ),
     }
-    for kind, schema in json_schemas().items():
+    schemas = json_schemas()
+    schemas["any"] = {
+        "$schema": SCHEMA_DIALECT,
+        "description": "Any resource of Meshwarden, told apart by its kind.",
+        "oneOf": [{"$ref": f"{kind}.json"} for kind in schemas],
+    }
+    for kind, schema in schemas.items():
         pages[f"schemas/{kind}.json"] = json.dumps(schema, indent=2) + "\n"
     return pages
 
@@ -99,10 +107,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
 
     models: dict[str, type[pydantic.BaseModel]] = {**MODELS, "RateLimit": RateLimitResource}
     return {
-        kind: {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **model.model_json_schema(),
-        }
+        kind: {"$schema": SCHEMA_DIALECT, **model.model_json_schema()}
         for kind, model in models.items()
     }
 

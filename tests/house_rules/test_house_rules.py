@@ -87,7 +87,7 @@ def test_nothing_has_a_name_that_says_nothing():
 
 
 def test_the_core_calls_nothing_that_touches_the_world():
-    """Its imports are import-linter's business; these need none. Nor may datetime read the clock."""
+    """Its imports are import-linter's business; these need none. Nor may datetime tell the time."""
     found = []
     for path in CORE:
         for node in ast.walk(ast.parse(path.read_text())):

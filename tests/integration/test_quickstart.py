@@ -165,3 +165,15 @@ def test_a_token_of_a_megabyte_is_refused(quickstart: Quickstart):
     assert answer.status_code == 431
     answer = quickstart.get("/whoami", {"authorization": f"Bearer {'a' * 10_000}"})
     assert (answer.status_code, answer.json()["reason"]) == (401, "token_too_large")
+
+
+@pytest.mark.parametrize(("caller", "grpc_status"), [("", "16"), ("reader", "7")])
+def test_a_grpc_caller_gets_a_grpc_shaped_denial(
+    quickstart: Quickstart, caller: str, grpc_status: str
+):
+    """Trailers only: 200 with grpc-status UNAUTHENTICATED or PERMISSION_DENIED, no JSON body."""
+    headers = {"content-type": "application/grpc", **(quickstart.bearer(caller) if caller else {})}
+    answer = httpx2.post(f"{quickstart.gateway}/orders", headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["grpc-status"] == grpc_status
+    assert answer.content == b""
