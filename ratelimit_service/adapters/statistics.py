@@ -11,19 +11,11 @@ import re
 from functools import lru_cache
 
 from ratelimit_service.core.model import Decision
-from ratelimit_service.core.near_limit import tally
+from ratelimit_service.core.near_limit import Tally, tally
 
 _IPV4 = re.compile(r"(?<!\d)(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?!\d)")
 _SERVICE = "ratelimit.service"
-_FIELDS = (
-    "total_hits",
-    "over_limit",
-    "near_limit",
-    "within_limit",
-    "over_limit_with_local_cache",
-    "shadow_mode",
-    "total_negative_hits",
-)
+_FIELDS = (*Tally._fields, "over_limit_with_local_cache")
 
 
 class Statistics:
@@ -59,12 +51,9 @@ class Statistics:
             found = tally(
                 status.limit, hits=hits, after=after, near_limit_ratio=self._near_limit_ratio
             )
-            numbers["total_hits"] += found.total_hits
-            numbers["over_limit"] += found.over_limit
-            numbers["near_limit"] += found.near_limit
-            numbers["within_limit"] += found.within_limit
-            numbers["shadow_mode"] += found.shadow_mode
-            numbers["total_negative_hits"] += found.total_negative_hits
+            for field, value in zip(Tally._fields, found, strict=True):
+                if value:
+                    numbers[field] += value
 
     def add(self, name: str) -> None:
         """One more under `ratelimit.service.<name>`."""

@@ -54,6 +54,8 @@ def find_limit(domain: str, descriptor: Descriptor, *, rules: Rules) -> Match | 
         node = step.node
     if not steps or node.match is None:
         return None
+    if node.has_plain_path:
+        return node.match
     return _with_values(node.match, descriptor, steps=steps)
 
 
@@ -76,12 +78,6 @@ def _with_values(match: Match, descriptor: Descriptor, *, steps: list[_Step]) ->
         for index, step in enumerate(steps)
         if step.wildcard is not None and step.wildcard.shares_threshold
     )
-    if (
-        not shared
-        and not match.limit.detailed_metric
-        and not any(s.node.value_to_metric for s in steps)
-    ):
-        return match
     return replace(
         match,
         shared_values=shared,

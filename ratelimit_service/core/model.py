@@ -191,6 +191,8 @@ class Node:
     children: dict[str, Node] = field(default_factory=dict)
     wildcards: list[Wildcard] = field(default_factory=list)
     value_to_metric: bool = False
+    has_plain_path: bool = True
+    """Whether its match is the same for every request: no flag on the way here asks for values."""
 
 
 @dataclass(frozen=True, slots=True)

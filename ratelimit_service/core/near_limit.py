@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from ratelimit_service.core.model import Limit
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """What one count adds to the statistics of its limit."""
 
     total_hits: int = 0
@@ -26,6 +26,7 @@ class Tally:
     total_negative_hits: int = 0
 
 
+@lru_cache(maxsize=4096)
 def near_threshold(requests_per_unit: int, near_limit_ratio: float) -> int:
     """The count above which hits are near: the product in 32-bit floats, as the reference computes
     it.

@@ -15,6 +15,8 @@ from ratelimit_service.core.model import Limit, Match, Node, Wildcard
 from ratelimit_service.core.wildcard import split_pattern
 from ratelimit_service.core.window import Unit
 
+_ASKING_FOR_VALUES = frozenset({"value_to_metric", "share_threshold", "detailed_metric"})
+
 
 class TreeBuilder:
     """Puts domains together; `problems` lists what is wrong with them."""
@@ -47,7 +49,10 @@ class TreeBuilder:
                 what = f"duplicate descriptor composite key '{'.'.join(here)}'"
                 self._refuse(file, spec.line, what)
                 continue
-            node = Node(value_to_metric="value_to_metric" in spec.flags)
+            node = Node(
+                value_to_metric="value_to_metric" in spec.flags,
+                has_plain_path=parent.has_plain_path and not spec.flags & _ASKING_FOR_VALUES,
+            )
             if spec.rate_limit is not None:
                 limit = self._limit(spec, spec.rate_limit, path=here, file=file)
                 node.match = Match(limit, here, limit.full_key)
