@@ -15,15 +15,12 @@ import structlog
 from structlog.typing import Processor
 
 from meshwarden.adapters.settings import LogSettings
-from meshwarden.core.secret import redacted
+from meshwarden.core.secret import redacted, redacted_text
 
 
 def mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The processor that masks credentials; the last one before the renderer."""
-    for name in list(event):
-        if not name.startswith("_"):
-            event[name] = redacted(event[name], name)
-    return event
+    return {redacted_text(name): redacted(value, name) for name, value in event.items()}
 
 
 def configure(settings: LogSettings, service: str) -> None:

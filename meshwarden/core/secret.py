@@ -15,14 +15,14 @@ from typing import Any
 MASK = "[redacted]"
 
 _SECRET_NAMES = re.compile(
-    r"(^|[-_.])(authorization|cookie|set-cookie|password|passwd|secret|pepper|api[-_]?key|token|credential|jwt)s?$",
+    r"(authorization|cookie|password|passwd|secret|pepper|api[-_]?key|token|credential|jwt)s?$",
     re.IGNORECASE,
 )
 _SECRET_TEXT = re.compile(
-    r"""eyJ[\w-]{5,}\.[\w-]*\.?[\w-]*        # a JSON Web Token, cut or whole
-      | \bmwk_[0-9A-Za-z_-]{8,}              # an API key of ours
+    r"""eyJ[\w-]{5,}(?:\.[\w-]*)+             # a JSON Web Token, cut or whole, signed or encrypted
+      | mwk_[0-9A-Za-z_-]{8,}                # an API key of ours
       | \b(?:Bearer|Basic)\s+[\w.~+/=-]+     # a credential in an Authorization value
-      | (?<=://)[^/\s:@]*:[^/\s@]+(?=@)      # user and password in a URL
+      | (?<=://)[^/\s]*(?=@)                 # user and password in a URL
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -34,15 +34,28 @@ def redacted_text(text: str) -> str:
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """`value` as it may be logged under `name`; looks into mappings and sequences."""
-    if name and _SECRET_NAMES.search(name) and isinstance(value, (str, bytes)) and value:
+    """`value` as it may be logged under `name`.
+
+    Looks into mappings, sequences and (name, value) pairs; what is neither plain nor a collection,
+    such as an exception, becomes its masked text, because a renderer would write that text.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if name and value and _SECRET_NAMES.search(name):
         return MASK
     if isinstance(value, str):
         return redacted_text(value)
     if isinstance(value, bytes):
         return redacted_text(value.decode("utf-8", "replace"))
     if isinstance(value, Mapping):
-        return {key: redacted(inner, str(key)) for key, inner in value.items()}
+        return {redacted_text(str(key)): redacted(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redacted(inner, name) for inner in value]
-    return value
+        return _redacted_items(value)
+    return redacted_text(repr(value))
+
+
+def _redacted_items(values: list[Any] | tuple[Any, ...]) -> list[Any]:
+    """The items; in a pair whose first is a text, that names the second, as in gRPC metadata."""
+    if len(values) == 2 and isinstance(values[0], str):
+        return [redacted_text(values[0]), redacted(values[1], values[0])]
+    return [redacted(inner) for inner in values]
