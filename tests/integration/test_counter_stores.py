@@ -224,6 +224,27 @@ async def test_a_silent_redis_costs_the_time_limit_and_no_more(server: RedisServ
     await limited.close()
 
 
+async def test_a_request_given_up_while_it_waits_is_not_counted(
+    server: RedisServer, client: redis.Redis
+):
+    patient = RedisStore(server.url, time_limit_seconds=5, jitter=lambda: 0)
+    await patient.ping()
+    server.pause()
+    try:
+        sent = asyncio.create_task(patient.add([hits(1, "sent")], now=NOW))
+        for _ in range(3):  # the call's own turn, the sender's, and one to spare
+            await asyncio.sleep(0)
+        given_up = asyncio.create_task(patient.add([hits(1, "given up")], now=NOW))
+        await until(lambda: patient.waiting_count, "the second request waits")
+        given_up.cancel()
+    finally:
+        server.resume()
+    assert await sent == [1]
+    assert await patient.add([hits(0)], now=NOW) == [0]
+    assert client.keys() == ["sent"]
+    await patient.close()
+
+
 async def test_a_redis_that_comes_back_counts_again():
     with running_redis() as own:
         counters = RedisStore(own.url, time_limit_seconds=2, jitter=lambda: 0)
