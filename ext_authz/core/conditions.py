@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 
 from cel_expr_python import cel
 
+from ext_authz.core.hosts import normalized_host
 from ext_authz.core.model import Principal, Request
 
 _STRING, _STRINGS = cel.Type.STRING, cel.Type.List(cel.Type.STRING)
@@ -86,8 +87,8 @@ def variables_of(
     """
     return _ENVIRONMENT.Activation(
         {
-            "request.method": request.method,
-            "request.host": request.host,
+            "request.method": request.method.upper(),
+            "request.host": normalized_host(request.host),
             "request.path": path,
             "request.query": parse_qs(query, keep_blank_values=True, max_num_fields=1000),
             "request.headers": dict(request.headers),

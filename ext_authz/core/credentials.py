@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 from ext_authz.core.model import HeaderMutation, Reason, Request, Unidentified
+from ext_authz.core.paths import split_target
 from ext_authz.core.policies import Method, Policy, Source
 
 QUERY_PARAMETERS_AT_MOST = 1000
@@ -41,7 +42,7 @@ def find_credential(request: Request, policy: Policy, query: str) -> Credential 
         return Unidentified(Reason.MULTIPLE_CREDENTIALS, "more than one credential was sent")
     if unread:
         return Unidentified(
-            Reason.UNSUPPORTED_SCHEME, "the Authorization scheme is not accepted here"
+            Reason.UNSUPPORTED_SCHEME, "a credential was sent in a form that is not accepted here"
         )
     if not found:
         return Unidentified(Reason.MISSING_CREDENTIAL, "no credential was sent")
@@ -51,7 +52,9 @@ def find_credential(request: Request, policy: Policy, query: str) -> Credential 
 
 
 def _texts(request: Request, source: Source, query: str) -> Iterator[str | None]:
-    """Each credential that stands in `source`; None for a header with another scheme."""
+    """Each credential that stands in `source`; None for what can't be read: a header with another
+    scheme, a query of too many parameters.
+    """
     if source.place == "header":
         value = request.headers.get(source.name)
         if value is None:
@@ -65,7 +68,7 @@ def _texts(request: Request, source: Source, query: str) -> Iterator[str | None]
         for name, value in cookies(request.headers.get("cookie", "")):
             if name == source.name:
                 yield value
-    elif source.name in query:
+    elif query:
         try:
             pairs = parse_qsl(
                 query, keep_blank_values=True, max_num_fields=QUERY_PARAMETERS_AT_MOST
@@ -107,7 +110,7 @@ def credential_removal(request: Request, policy: Policy) -> Removal:
         elif source.place == "cookie":
             cookie_names.add(source.name)
         else:
-            query_parameters.append(source.name)
+            query_parameters += [source.name, *_escaped_spellings(source.name, request)]
     mutations: tuple[HeaderMutation, ...] = ()
     header = request.headers.get("cookie")
     if cookie_names and header is not None:
@@ -118,3 +121,12 @@ def credential_removal(request: Request, policy: Policy) -> Removal:
         elif len(kept) != len(parts):
             mutations = (HeaderMutation("cookie", "; ".join(kept)),)
     return Removal(tuple(headers), mutations, tuple(query_parameters))
+
+
+def _escaped_spellings(name: str, request: Request) -> list[str]:
+    """How else the query parameter `name` is written in the request, such as `access%5Ftoken`:
+    Envoy removes parameters by their undecoded name.
+    """
+    pairs = split_target(request.target)[1].split("&")
+    written = {pair.partition("=")[0] for pair in pairs if "%" in pair}
+    return sorted(text for text in written if text != name and unquote_plus(text) == name)

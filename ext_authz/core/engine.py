@@ -35,7 +35,10 @@ from ext_authz.core.policies import CompiledRule, Policy, PolicySet
 
 
 class Facts:
-    """What rules are held against: the request read once, and the caller."""
+    """What rules are held against: the request read once, and the caller.
+
+    `method` is in upper case, because many upstreams read `delete` as DELETE.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Facts:
         now: float,
     ) -> None:
         self.request = request
+        self.method = request.method.upper()
         self.path = path
         self.query = query
         self.identity = identity
@@ -64,21 +68,22 @@ class Facts:
         self._policies = policies
         self._now = now
         self._variables: Any = None
+        self._has_no_variables = False
 
     def permissions(self) -> frozenset[str]:
         return self._policies.roles.granted(self.roles)
 
     def variables(self) -> Any:
         """What conditions see; None when it can't be made of this request, so that they fail."""
-        if self._variables is None:
+        if self._variables is None and not self._has_no_variables:
             try:
                 self._variables = variables_of(
                     self.request, self.path, self.query, self.principal, self.roles, self._now
                 )
             except Exception:
                 # Conversion into CEL's values raises what it likes; a condition that can't run has
-                # failed.
-                return None
+                # failed. Tried once: there may be many conditions, and the request may be large.
+                self._has_no_variables = True
         return self._variables
 
 
@@ -98,7 +103,7 @@ class Outcome:
 
 _MATCH = Outcome()
 _CHECKS: tuple[tuple[str, Callable[[CompiledRule, Facts], bool]], ...] = (
-    ("methods", lambda rule, facts: not rule.methods or facts.request.method in rule.methods),
+    ("methods", lambda rule, facts: not rule.methods or facts.method in rule.methods),
     (
         "paths",
         lambda rule, facts: (
@@ -197,7 +202,7 @@ def _unidentified(identity: Unidentified, policy: Policy, failed: tuple[str, ...
     3).
     """
     error = ""
-    if identity.reason is not Reason.MISSING_CREDENTIAL:
+    if identity.reason not in (Reason.MISSING_CREDENTIAL, Reason.UNSUPPORTED_SCHEME):
         error = f', error="invalid_token", error_description="{identity.detail}"'
     challenges = tuple(
         challenge + error if challenge.startswith("Bearer ") else challenge

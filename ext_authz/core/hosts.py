@@ -33,12 +33,13 @@ def parse_host_pattern(text: str) -> str:
 
 
 class HostIndex(Generic[Value]):
-    """Looks a host up in time that depends on its number of labels, not on the number of
-    patterns.
+    """Looks a host up in as many steps as the longest pattern has labels, however many patterns
+    there are and however long the host is.
     """
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = dict(values)
+        self._labels_at_most = max((pattern.count(".") for pattern in self._values), default=0)
 
     def find(self, host: str) -> Value | None:
         """The value of the most specific pattern that covers `host` (as received)."""
@@ -46,10 +47,9 @@ class HostIndex(Generic[Value]):
         exact = self._values.get(name)
         if exact is not None and name != "*":
             return exact
-        rest = name
-        while "." in rest:
-            rest = rest.partition(".")[2]
-            found = self._values.get(f"*.{rest}")
+        labels = name.rsplit(".", self._labels_at_most)[1:]
+        for start in range(len(labels)):
+            found = self._values.get(f"*.{'.'.join(labels[start:])}")
             if found is not None:
                 return found
         return self._values.get("*")

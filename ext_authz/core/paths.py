@@ -3,7 +3,10 @@
 `normalized` reads a path as Envoy's `normalize_path` and `merge_slashes` do and refuses what
 servers are known to read in different ways, so that a rule can't be walked around: escaped slashes
 and backslashes, NUL and control characters, dot segments above the root, `;parameters`, segments
-that end in a dot, broken percent-escapes, bytes outside ASCII that are not escaped.
+that end in a dot, broken percent-escapes, escapes that are not UTF-8 (an overlong slash), bytes
+outside ASCII that are not escaped. Every character that may stand unescaped in a segment is
+decoded, also those that RFC 3986 keeps apart (`%3A` and `:`): most upstreams read both as one, and
+a rule must hold for what they read.
 Source: RFC 3986 sections 5.2.4 and 6.2.2; Envoy `HttpConnectionManager.normalize_path`.
 Known weakness: letter case is significant here; an upstream that ignores it must be protected by
 its own rules.
@@ -13,13 +16,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 PATH_CHARACTERS_AT_MOST = 8192
 
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-]+(?:\.[A-Za-z0-9_~-]+)*)*/?\Z")
 _ALLOWED = re.compile(r"[!$&'()*+,:=@A-Za-z0-9._~/%-]*\Z")
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_DECODED = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,=:@"
+)
+"""`pchar` of RFC 3986 section 3.3 without the semicolon, which is refused."""
 _SLASHES = re.compile(r"/{2,}")
 
 
@@ -37,8 +44,8 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def normalized(path: str) -> str | InvalidPath:
-    """The path in its one form: unreserved escapes decoded, others in upper case, dot segments
-    resolved, slashes merged. `normalized` of its own result is that result."""
+    """The path in its one form: escapes of what needs none decoded, others in upper case, dot
+    segments resolved, slashes merged. `normalized` of its own result is that result."""
     if len(path) > PATH_CHARACTERS_AT_MOST:
         return InvalidPath(f"longer than {PATH_CHARACTERS_AT_MOST} characters")
     if path and _PLAIN.match(path):
@@ -50,15 +57,25 @@ def normalized(path: str) -> str | InvalidPath:
     if path.count("%") != len(_ESCAPE.findall(path)):
         return InvalidPath("has a broken percent-escape")
     try:
-        decoded = _ESCAPE.sub(_decode_unreserved, path)
+        decoded = _ESCAPE.sub(_decode_needless, path)
     except ValueError as error:
         return InvalidPath(str(error))
+    if not _is_utf8(decoded):
+        return InvalidPath("has escaped bytes that are not UTF-8")
     return _resolved(_SLASHES.sub("/", decoded))
 
 
-def _decode_unreserved(match: re.Match[str]) -> str:
+def _is_utf8(path: str) -> bool:
+    try:
+        unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decode_needless(match: re.Match[str]) -> str:
     code = int(match.group(1), 16)
-    if code in _UNRESERVED:
+    if code in _DECODED:
         return chr(code)
     if code < 0x20 or code == 0x7F:
         raise ValueError("has an escaped control character")
