@@ -1,5 +1,4 @@
-"""The HTTP faces of the reference: `/json` and `/healthcheck` on the HTTP port, `/rlconfig` and
-`/stats` on the debug port.
+"""The reference's HTTP pages: `/json`, `/healthcheck`; on the debug port `/rlconfig`, `/stats`.
 
 Decides nothing. `/healthz`, `/readyz` and `/metrics` are every service's and stand beside `/json`.
 """
@@ -27,9 +26,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def http_routes(limiter: Limiter, *, readiness: Readiness) -> list[BaseRoute]:
-    """`/json` (a RateLimitRequest as protobuf JSON, any method: 200, 429, 400, 500) and
-    `/healthcheck`.
-    """
+    """`/json` (a RateLimitRequest as protobuf JSON, any method) and `/healthcheck`."""
 
     async def json(request: Request) -> Response:
         body = await _body(request)

@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from meshwarden.core.faults import Unavailable
+from meshwarden.core.faults import Misconfigured, Unavailable
 from ratelimit_service.adapters.redis_script import SCRIPT, SCRIPT_DIGEST
 from ratelimit_service.core.model import Increment
 
@@ -53,7 +53,10 @@ class _Waiting(NamedTuple):
 
 
 class RedisStore:
-    """Counts as `core.counter` says; `jitter` gives seconds to add to a counter's life."""
+    """Counts as `core.counter` says; `jitter` gives seconds to add to a counter's life.
+
+    Raises `Misconfigured` when `url` is none.
+    """
 
     def __init__(
         self,
@@ -68,17 +71,7 @@ class RedisStore:
         self._jitter = jitter
         self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
-        named: dict[str, Any] = {"username": username, "password": password}
-        self._redis: Any = redis.asyncio.Redis.from_url(
-            url,
-            **{name: value for name, value in named.items() if value},
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            driver_info=None,
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
+        self._redis = _client(url, username=username, password=password)
 
     @property
     def waiting_count(self) -> int:
@@ -86,8 +79,7 @@ class RedisStore:
         return len(self._waiting)
 
     async def add(self, increments: Sequence[Increment], *, now: int) -> list[int]:
-        """Each counter's value after its own increment, in order; `now` is unused: Redis expires by
-        itself.
+        """Each counter's value after its own increment; Redis expires by itself, without `now`.
 
         Raises `Unavailable` when Redis doesn't answer in time, or refuses.
         """
@@ -168,6 +160,24 @@ class RedisStore:
         return translated(error)
 
 
+def _client(url: str, **credentials: str) -> Any:
+    """The library's client, without its own retries and time limits. Raises `Misconfigured`."""
+    named: dict[str, Any] = {name: value for name, value in credentials.items() if value}
+    try:
+        return redis.asyncio.Redis.from_url(
+            url,
+            **named,
+            socket_timeout=None,
+            socket_connect_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            driver_info=None,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
+    except ValueError as error:
+        raise Misconfigured(f"redis.url can't be used: {error}") from None
+
+
 def translated(error: BaseException) -> Unavailable:
     """The library's exception as a fault, in its own words."""
     text = str(error) or type(error).__name__
@@ -181,9 +191,7 @@ def _fail(batch: Iterable[_Waiting], fault: Unavailable) -> None:
 
 
 def _share(batch: Sequence[_Waiting], counts: Sequence[Any]) -> None:
-    """Give each request its own part of the answer; a key that Redis refused fails its request
-    alone.
-    """
+    """Give each request its part; a key that Redis refused fails its own request alone."""
     position = 0
     for waiting in batch:
         own = counts[position : position + len(waiting.increments)]
@@ -195,4 +203,4 @@ def _share(batch: Sequence[_Waiting], counts: Sequence[Any]) -> None:
             waiting.answer.set_result([int(answer) for answer in own])
         else:
             text = refused.decode("utf-8", "replace")
-            waiting.answer.set_exception(Unavailable(f"redis: {text}", retryable=False))
+            waiting.answer.set_exception(Unavailable(f"redis: {text}"))

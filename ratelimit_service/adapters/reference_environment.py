@@ -61,9 +61,7 @@ class ReferenceEnvironment(PydanticBaseSettingsSource):
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The nested settings that `environment` asks for in the reference's words; empty values ask
-    nothing.
-    """
+    """The nested settings that `environment` asks for; an empty value asks for nothing."""
     result: dict[str, Any] = {}
     if environment.get("REDIS_URL"):
         _set(result, "store.kind", "redis")

@@ -92,7 +92,5 @@ class Statistics:
 
 @lru_cache(maxsize=4096)
 def sanitised(name: str) -> str:
-    """`name` as statistics backends can take it: no ':' and no '|', and no dots within an IPv4
-    address.
-    """
+    """`name` without ':' and '|', and without dots inside an IPv4 address."""
     return _IPV4.sub(r"\1_\2_\3_\4", name.replace(":", "_").replace("|", "_"))

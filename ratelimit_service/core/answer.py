@@ -1,5 +1,4 @@
-"""From the statuses of the descriptors to the answer for the request: overall code, headers,
-dynamic metadata.
+"""From statuses to the answer for the request: overall code, headers, dynamic metadata.
 
 Doesn't count and doesn't look limits up. Source: envoyproxy/ratelimit's rules for quota mode,
 shadow mode, the `RateLimit-*` headers and RESPONSE_DYNAMIC_METADATA.
@@ -57,9 +56,7 @@ def _is_quota(status: Status, *, quota_mode: bool) -> bool:
 
 
 def _headers(statuses: Sequence[Status], options: Options) -> tuple[tuple[str, str], ...]:
-    """The headers of the tightest status: the least remaining, but the last one over a limit before
-    all.
-    """
+    """Those of the last limit that is over, else of the limit with the least remaining."""
     chosen: Status | None = None
     for status in statuses:
         if status.limit is not None and (

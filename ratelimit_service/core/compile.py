@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from meshwarden.core.documents import KINDS, Document, hint_for, validate
 from meshwarden.core.faults import InvalidInput, Problem
 from meshwarden.core.snapshot import Bundle
-from ratelimit_service.core import source
+from ratelimit_service.core import go_yaml
+from ratelimit_service.core.go_yaml import Mapping, Scalar, Value
 from ratelimit_service.core.grammar import TEXT_KEYS, DomainSpec, TypedReader, key_problems
 from ratelimit_service.core.model import Options, Rules
 from ratelimit_service.core.resource import RateLimitResource
-from ratelimit_service.core.source import Mapping, Scalar, Value
 from ratelimit_service.core.tree import TreeBuilder
 
 KIND = "RateLimit"
@@ -29,7 +29,7 @@ def compile_limits(
     specs: list[DomainSpec] = []
     for file in sorted(filter(_is_ours, bundle.files)):
         try:
-            for document in source.read(file, bundle.files[file]):
+            for document in go_yaml.read(file, bundle.files[file]):
                 specs.extend(_specs(file, document, problems))
         except InvalidInput as error:
             problems.extend(error.problems)
@@ -76,8 +76,8 @@ def _specs(file: str, document: Value, problems: list[Problem]) -> Iterator[Doma
 
 def _resource_problems(file: str, value: Value) -> list[Problem]:
     """What is wrong with the shape of a RateLimit resource."""
-    plain = source.plain(value, texts=TEXT_KEYS)
-    document = Document(file, plain, dict(source.lines(value)), KIND)
+    plain = go_yaml.plain(value, texts=TEXT_KEYS)
+    document = Document(file, plain, dict(go_yaml.lines(value)), KIND)
     try:
         validate(document, RateLimitResource)
     except InvalidInput as error:
@@ -95,6 +95,6 @@ def _repeated_keys(file: str, value: Value) -> Iterator[Problem]:
                 yield Problem(file, key.line, f"the key '{name}' stands twice")
             seen.add(name)
             yield from _repeated_keys(file, inner)
-    elif isinstance(value, source.Sequence):
+    elif isinstance(value, go_yaml.Sequence):
         for item in value.items:
             yield from _repeated_keys(file, item)

@@ -34,9 +34,7 @@ from ratelimit_service.core.model import (
 from ratelimit_service.core.window import Window
 
 HITS_AT_MOST = 2**48
-"""Hits of one descriptor above it count as it: far over every limit (32 bits), and exact in Lua's
-numbers.
-"""
+"""More hits of one descriptor count as this many: over every limit, and exact in Lua."""
 
 _NOT_LIMITED = Status()
 _UNLIMITED = Status(limit_remaining=UNLIMITED_REMAINING)
@@ -46,9 +44,7 @@ class Counters(Protocol):
     """Where hits are counted."""
 
     def add(self, increments: Sequence[Increment], *, now: int) -> Sequence[int]:
-        """Count `increments` one after the other, all or none; give each counter's value after its
-        own.
-        """
+        """Count all or none, one after the other; give each counter's value after its own."""
         ...
 
 
@@ -102,26 +98,21 @@ def plan(descriptors: DescriptorSet, rules: Rules | None, *, now: int) -> Plan:
 
 
 def _settled(found: Sequence[Match | None]) -> tuple[Status | None, ...]:
-    """The statuses that no counter changes: not limited, unlimited, or replaced by another rule of
-    this request.
-    """
+    """The statuses that no counter changes; None where one has to be counted."""
     replaced = {name for match in found if match is not None for name in match.limit.replaces}
-    return tuple(
-        _NOT_LIMITED
-        if match is None
-        else _UNLIMITED
-        if match.limit.unlimited
-        else _NOT_LIMITED
-        if match.limit.name in replaced
-        else None
-        for match in found
-    )
+    statuses: list[Status | None] = []
+    for match in found:
+        if match is not None and match.limit.unlimited:
+            statuses.append(_UNLIMITED)
+        elif match is None or match.limit.name in replaced:
+            statuses.append(_NOT_LIMITED)
+        else:
+            statuses.append(None)
+    return tuple(statuses)
 
 
 def _hits(descriptor: Descriptor, hits_addend: int) -> int:
-    """The hits of `descriptor`: its own, even 0, else the request's, at least 1; negative where
-    given back.
-    """
+    """Its own hits, even 0, else the request's, at least 1; negative where given back."""
     hits = descriptor.hits_addend
     if hits is None:
         hits = max(1, hits_addend)
@@ -153,8 +144,6 @@ def _status(match: Match, increment: Increment, after: int, now: int) -> Status:
 
 
 def judge_uncounted(planned: Plan, *, is_over: bool, now: int) -> Decision:
-    """The answer when the counters can't be reached: every limited descriptor over its limit, or
-    none.
-    """
+    """The answer when counters can't be reached: every limit is over, or none is."""
     counts = [match.limit.requests_per_unit + 1 if is_over else 0 for match in planned.matches]
     return judge(planned, counts, now=now)

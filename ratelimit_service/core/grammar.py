@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshwarden.core.faults import Problem
-from ratelimit_service.core.source import Mapping, Scalar, Sequence, Value, plain
+from ratelimit_service.core.go_yaml import Mapping, Scalar, Sequence, Value, plain
 
 TEXT_KEYS = frozenset({"domain", "key", "value", "unit", "name"})
 """Where a string is wanted: a scalar there keeps the text of the file."""
@@ -67,9 +67,7 @@ class DomainSpec:
 
 
 def key_problems(file: str, value: Value) -> Iterator[Problem]:
-    """What `validateYamlKeys` refuses: unknown keys anywhere, lists of anything but mappings, odd
-    scalars.
-    """
+    """Unknown keys anywhere, lists of anything but mappings, scalars that are floats."""
     if not isinstance(value, Mapping):
         return
     for key, inner in value.items:

@@ -32,9 +32,7 @@ def counter_key(
 def counted_values(
     descriptor: Descriptor, shared_values: Sequence[tuple[int, str]]
 ) -> list[tuple[str, str]]:
-    """Key and value of each entry as they are counted: a shared wildcard's pattern instead of the
-    value.
-    """
+    """Key and value of each entry; a shared wildcard's pattern instead of the value."""
     values = [(entry.key, entry.value) for entry in descriptor.entries]
     for index, pattern in shared_values:
         values[index] = (values[index][0], pattern)

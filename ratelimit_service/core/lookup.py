@@ -1,9 +1,8 @@
-"""Which limit a descriptor meets: exact value, then wildcard, then key alone; most specific wins,
-no going back.
+"""Which limit a descriptor meets: exact value, then wildcard, then key alone; no going back.
 
 A limit counts only where the descriptor ends: one met on the way is ignored. Known weakness, the
-reference's own: a level is searched by the joined text `key_value`, so `{key: a_b}` and `{key: a,
-value: b}` are one and the same.
+reference's own: a level is searched by the joined text `key_value`, so `{key: a_b}` and
+`{key: a, value: b}` are one and the same.
 """
 
 from __future__ import annotations
@@ -88,9 +87,7 @@ def _with_values(match: Match, descriptor: Descriptor, *, steps: list[_Step]) ->
 def _statistics_key(
     match: Match, descriptor: Descriptor, *, steps: list[_Step], shared: dict[int, str]
 ) -> str:
-    """`detailed_metric` shows every value, `value_to_metric` its level's; a shared wildcard shows
-    its pattern.
-    """
+    """`detailed_metric` shows all values, `value_to_metric` its level's, sharing the pattern."""
     parts = [match.path[0]]
     for index, (entry, step) in enumerate(zip(descriptor.entries, steps, strict=True)):
         shows_value = match.limit.detailed_metric or (

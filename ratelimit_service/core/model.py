@@ -31,9 +31,7 @@ class Code(IntEnum):
 
 
 class UnanswerableRequest(InvalidInput):
-    """A request that names no domain or no descriptor: a gRPC error of code UNKNOWN, as in the
-    reference.
-    """
+    """No domain or no descriptor: the gRPC error UNKNOWN, as in the reference."""
 
 
 class Entry(NamedTuple):
@@ -44,18 +42,14 @@ class Entry(NamedTuple):
 
 
 class Override(NamedTuple):
-    """The limit that a descriptor brings along (`RateLimitDescriptor.limit`); `unit` is a wire
-    number.
-    """
+    """The limit that a descriptor brings along; `unit` is a number from the wire."""
 
     requests_per_unit: int
     unit: int
 
 
 class Descriptor(NamedTuple):
-    """What is counted together; `hits_addend` None means "as the request says", 0 "look, don't
-    count".
-    """
+    """What is counted together; without `hits_addend` the request's holds, with 0 none counts."""
 
     entries: tuple[Entry, ...]
     override: Override | None = None
@@ -73,10 +67,9 @@ class DescriptorSet(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The rule, never the number: so many requests per unit, and what else was configured beside
-    it.
+    """The rule, never the number: so many requests per unit, and what stands beside it.
 
-    `full_key` names the rule in statistics and in `/rlconfig`: `domain.key[_value].key[_value]...`.
+    `full_key` names the rule in statistics and in `/rlconfig`: `domain.key[_value]...`.
     """
 
     full_key: str
@@ -106,9 +99,7 @@ class Match:
 
 
 class Increment(NamedTuple):
-    """Hits for one counter: negative to give back, 0 to read. The counter is forgotten after its
-    window.
-    """
+    """Hits for one counter of one window: negative to give back, 0 to read."""
 
     key: str
     hits: int
@@ -171,9 +162,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Wildcard:
-    """A configured `key_value` with `*`, split at each `*`; `value` is what the configuration
-    wrote.
-    """
+    """A configured `key_value` split at each `*`; `value` is what the file says."""
 
     parts: tuple[str, ...]
     value: str
@@ -183,9 +172,7 @@ class Wildcard:
 
 @dataclass(slots=True)
 class Node:
-    """One level's entry of the configuration; without a limit and without children it admits
-    everything.
-    """
+    """One entry of a level; without a limit and without children it admits everything."""
 
     match: Match | None = None
     children: dict[str, Node] = field(default_factory=dict)

@@ -28,9 +28,7 @@ class Tally(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def near_threshold(requests_per_unit: int, near_limit_ratio: float) -> int:
-    """The count above which hits are near: the product in 32-bit floats, as the reference computes
-    it.
-    """
+    """The count above which hits are near; in 32-bit floats, as the reference computes it."""
     return math.floor(_float32(_float32(requests_per_unit) * _float32(near_limit_ratio)))
 
 

@@ -13,8 +13,7 @@ def split_pattern(pattern: str) -> tuple[str, ...]:
 
 
 def is_match(parts: tuple[str, ...], text: str) -> bool:
-    """Whether `text` begins with the first part, ends with the last, and holds the others in order
-    between them.
+    """Whether `text` holds all parts in order, the first at its start and the last at its end.
 
     >>> is_match(split_pattern("bar*b"), "bar123b"), is_match(split_pattern("bar*b"), "bara")
     (True, False)

@@ -8,7 +8,7 @@ import pytest
 
 from meshwarden.core.faults import InvalidInput
 from meshwarden.core.snapshot import Bundle
-from ratelimit_service.core import source
+from ratelimit_service.core import go_yaml
 from ratelimit_service.core.compile import compile_limits, reference_message
 from ratelimit_service.core.tree import described_limits
 from tests.support.limits import rules
@@ -234,7 +234,7 @@ def test_of_a_key_that_stands_twice_the_last_counts_in_a_plain_file():
 
 
 def test_a_file_made_to_exhaust_memory_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(source, "NODES_AT_MOST", 10_000)
+    monkeypatch.setattr(go_yaml, "NODES_AT_MOST", 10_000)
     layers = "\n".join(
         f"l{depth}: &l{depth} [{', '.join([f'*l{depth - 1}'] * 10)}]" for depth in range(1, 9)
     )

@@ -11,7 +11,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshwarden.core.faults import Unavailable
+from meshwarden.core.faults import Misconfigured, Unavailable
 from ratelimit_service.adapters import redis_store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.redis_script import SCRIPT
@@ -245,6 +245,23 @@ async def test_a_request_given_up_while_it_waits_is_not_counted(
     await patient.close()
 
 
+async def test_an_answer_that_comes_too_late_is_not_taken_for_another_requests(
+    server: RedisServer, client: redis.Redis
+):
+    """The connection that still owes an answer is not used again."""
+    limited = RedisStore(server.url, time_limit_seconds=0.1, jitter=lambda: 0)
+    await limited.ping()
+    server.pause()
+    try:
+        with pytest.raises(Unavailable, match="no answer within"):
+            await limited.add([hits(1, "late")], now=NOW)
+    finally:
+        server.resume()
+    assert await limited.add([hits(5, "next"), hits(6, "next")], now=NOW) == [5, 11]
+    await until(lambda: client.get("late") == "1", "the late request is counted: it costs a hit")
+    await limited.close()
+
+
 async def test_a_redis_that_comes_back_counts_again():
     with running_redis() as own:
         counters = RedisStore(own.url, time_limit_seconds=2, jitter=lambda: 0)
@@ -297,6 +314,11 @@ async def test_closing_the_store_answers_who_still_waits(server: RedisServer):
                 await task
     finally:
         server.resume()
+
+
+def test_an_address_that_is_none_is_refused_at_start():
+    with pytest.raises(Misconfigured, match=r"redis\.url"):
+        RedisStore("redis://host:port", time_limit_seconds=1, jitter=lambda: 0)
 
 
 def test_the_script_is_one_that_redis_accepts(client: redis.Redis):

@@ -1,0 +1,16 @@
+"""The examples in docstrings are true."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+from ratelimit_service.core import counter, wildcard
+
+
+@pytest.mark.parametrize("module", [counter, wildcard], ids=lambda module: module.__name__)
+def test_the_examples_of(module: object):
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
