@@ -12,6 +12,7 @@ call, nine tenths of it its own.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from meshwarden.adapters.protobuf import pool
 from meshwarden.adapters.settings import GrpcSettings
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.adapters.tracing import Tracing
-from meshwarden.core.faults import Fault
+from meshwarden.core.faults import Fault, Misconfigured
 
 Metadata = Sequence[tuple[str, str | bytes]]
 Handler = Callable[[bytes, Metadata], bytes | Awaitable[bytes]]
@@ -121,26 +122,31 @@ class GrpcServer:
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no new calls, let those in flight end within `grace_seconds`, then cut them."""
-        for server in self._servers:
-            await server.stop(grace_seconds)
+        await asyncio.gather(*(server.stop(grace_seconds) for server in self._servers))
 
     def _bind(self, server: aio.Server, port: int) -> int:
         if not self._shared_ports:
             ports.require_free(self._settings.host, port)
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        return int(server.add_insecure_port(f"{host}:{port}"))
+        try:
+            return int(server.add_insecure_port(f"{host}:{port}"))
+        except RuntimeError:
+            raise Misconfigured(f"port {port} on {host} can't be bound by gRPC") from None
 
     def _options(self) -> list[tuple[str, int]]:
         settings = self._settings
-        ping_milliseconds = int(settings.ping_interval_at_least_seconds * 1000)
+        ping_milliseconds = _milliseconds(settings.ping_interval_at_least_seconds)
         return [
             ("grpc.so_reuseport", int(self._shared_ports)),
             ("grpc.max_receive_message_length", settings.message_bytes_at_most),
             ("grpc.max_metadata_size", settings.metadata_bytes_at_most),
             ("grpc.absolute_max_metadata_size", settings.metadata_bytes_at_most),
-            ("grpc.max_connection_age_ms", int(settings.connection_age_seconds * 1000)),
-            ("grpc.max_connection_age_grace_ms", int(settings.connection_age_grace_seconds * 1000)),
-            ("grpc.keepalive_time_ms", int(settings.keepalive_interval_seconds * 1000)),
+            ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age_seconds)),
+            (
+                "grpc.max_connection_age_grace_ms",
+                _milliseconds(settings.connection_age_grace_seconds),
+            ),
+            ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_interval_seconds)),
             ("grpc.keepalive_timeout_ms", 5000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", ping_milliseconds),
@@ -182,6 +188,9 @@ class GrpcServer:
             code = status.name
             await context.abort(status, str(error))
             raise AssertionError("abort returned") from None
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
         except (aio.AbortError, GeneratorExit):
             raise
         except Exception as error:
@@ -203,6 +212,11 @@ class GrpcServer:
         with self._tracing.span(method.path.lstrip("/"), carrier):
             answer = method.handler(message, metadata)
             return answer if isinstance(answer, bytes) else await answer
+
+
+def _milliseconds(seconds: float) -> int:
+    """As gRPC's options take it: 32 bits, their largest meaning never."""
+    return int(min(seconds * 1000, 2**31 - 1))
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from meshwarden.core.documents import hint_for
 from meshwarden.core.faults import Misconfigured, Problem
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -107,6 +108,10 @@ class ServiceSettings(BaseSettings):
         frozen=True,
         extra="forbid",
         env_nested_delimiter="__",
+        env_ignore_empty=True,
+        # A section is set field by field; JSON in its place would be a second way, and bad JSON in
+        # it an exception that hides every other fault.
+        enable_decoding=False,
         nested_model_default_partial_update=True,
     )
 
@@ -141,14 +146,28 @@ def load(model: type[Settings], arguments: Sequence[str], program: str) -> Setti
             _cli_avoid_json=True,
         )
     except pydantic.ValidationError as error:
-        for detail in error.errors(include_url=False, include_input=False):
-            name = ".".join(str(part) for part in detail["loc"])
-            message = str(detail["msg"]).removeprefix("Value error, ")
-            hint = f"--{name.replace('_', '-')} or {variable(model, name)}" if name else ""
-            problems.append(Problem("", 0, f"{name}: {message}" if name else message, hint))
+        problems += [
+            _problem(model, detail)
+            for detail in error.errors(include_url=False, include_input=False)
+        ]
     if problems:
         raise Misconfigured(problems)
     return settings
+
+
+def _problem(model: type[ServiceSettings], detail: Any) -> Problem:
+    """One fault that pydantic found, named as the setting can be set."""
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = [known for known, _ in leaves(model) if known.startswith(name.rpartition(".")[0])]
+        return Problem("", 0, f"{name}: there is no such setting", hint_for(name, known))
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        field = next(known for known, _ in leaves(model) if known.startswith(f"{name}."))
+        hint = f"set its fields, such as {variable(model, field)}"
+        return Problem("", 0, f"{name}: is a group of settings", hint)
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    hint = f"--{name.replace('_', '-')} or {variable(model, name)}" if name else ""
+    return Problem("", 0, f"{name}: {message}" if name else message, hint)
 
 
 def variable(model: type[ServiceSettings], name: str) -> str:
