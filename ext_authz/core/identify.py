@@ -90,7 +90,8 @@ def _verified(
 ) -> RememberedToken:
     """The token's principal, and until when that is so. Raises `_Refused` or `jose.Malformed`."""
     token = jose.parse_token(text)
-    issuer = policies.issuers.get(str(token.payload.get("iss", "")))
+    claimed = token.payload.get("iss")
+    issuer = policies.issuers.get(claimed) if isinstance(claimed, str) else None
     if issuer is None or issuer.name not in trusted:
         raise _Refused(Reason.UNKNOWN_ISSUER, "the token's issuer is not trusted here")
     spec = issuer.spec

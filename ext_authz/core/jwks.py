@@ -1,9 +1,9 @@
 """A JSON Web Key Set, read strictly, and the signatures its keys verify.
 
-Refused with the whole set: text that is no JWKS, a duplicate `kid`. Left out of the set, with a
-note: keys that can't verify (other `use` or `key_ops`, a key type or curve we don't take, symmetric
-keys). A key that is dangerous refuses the set: RSA below 2048 bits, a point that is not on its
-curve. Source: RFC 7517, RFC 7518 section 6, RFC 8037.
+Refused with the whole set: text that is no JWKS, a duplicate `kid`. Left out of the set: keys that
+can't verify (other `use` or `key_ops`, a key type or curve we don't take, symmetric keys; RFC 7517
+section 5). A key that is dangerous refuses the set: RSA below 2048 bits, a point that is not on its
+curve, a private key. Source: RFC 7517, RFC 7518 section 6, RFC 8037.
 """
 
 from __future__ import annotations
@@ -97,18 +97,11 @@ def _verification_key(index: int, jwk: Any) -> VerificationKey | None:
     kid = jwk.get("kid", "")
     if not isinstance(kid, str):
         raise ValueError(f"keys[{index}]: kid is not a string")
-    possible = _ALGORITHMS_OF.get((jwk.get("kty", ""), jwk.get("crv", "")))
-    if (
-        possible is None
-        or jwk.get("use", "sig") != "sig"
-        or "verify" not in jwk.get("key_ops", ["verify"])
-    ):
-        return None
-    algorithms = possible & {jwk["alg"]} if "alg" in jwk else possible
-    if not algorithms:
-        return None
     if "d" in jwk:
         raise ValueError(f"keys[{index}]: is a private key; publish the public part only")
+    algorithms = _algorithms(jwk)
+    if not algorithms:
+        return None
     try:
         public_key = jwt.PyJWK({**jwk, "alg": next(iter(algorithms))}).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
@@ -118,4 +111,18 @@ def _verification_key(index: int, jwk: Any) -> VerificationKey | None:
             f"keys[{index}]: an RSA key of {public_key.key_size} bits is too short; "
             f"{RSA_BITS_AT_LEAST} are needed"
         )
-    return VerificationKey(kid, frozenset(algorithms), public_key)
+    return VerificationKey(kid, algorithms, public_key)
+
+
+def _algorithms(jwk: Mapping[str, Any]) -> frozenset[str]:
+    """What the key may verify by its type, `use`, `key_ops` and `alg`; nothing where a member is
+    not of its type.
+    """
+    kind, curve = jwk.get("kty"), jwk.get("crv", "")
+    operations = jwk.get("key_ops", ["verify"])
+    if not isinstance(kind, str) or not isinstance(curve, str) or not isinstance(operations, list):
+        return frozenset()
+    if jwk.get("use", "sig") != "sig" or "verify" not in operations:
+        return frozenset()
+    possible = _ALGORITHMS_OF.get((kind, curve), frozenset())
+    return frozenset(name for name in possible if jwk.get("alg", name) == name)
