@@ -45,7 +45,7 @@ class ShouldRateLimit:
         self._request = message_class("envoy.service.ratelimit.v3.RateLimitRequest")
 
     def method(self) -> Method:
-        """As the gRPC server takes it; overloaded, the call ends and Envoy's failure mode decides."""
+        """As the gRPC server takes it; overloaded, Envoy's failure mode decides."""
         return Method(METHOD, self.answer)
 
     def answer(self, message: bytes, metadata: Metadata) -> bytes | Awaitable[bytes]:

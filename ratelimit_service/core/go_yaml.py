@@ -84,7 +84,8 @@ def read(file: str, content: bytes) -> list[Value]:
     except yaml.MarkedYAMLError as error:
         raise _syntax_fault(file, error) from None
     except (yaml.YAMLError, RecursionError) as error:
-        what = f"error loading config file: yaml: {type(error).__name__}"
+        reason = getattr(error, "reason", type(error).__name__)
+        what = f"error loading config file: yaml: {reason}"
         raise InvalidInput([Problem(file, 0, what)]) from None
 
 

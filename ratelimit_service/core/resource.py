@@ -42,8 +42,7 @@ class DescriptorRule(BaseModel):
 
     key: str
     value: str = ""
-    """The entry's value; `*` stands for any characters; left out, every value has its own counter.
-    """
+    """`*` stands for any characters; left out, every value has a counter of its own."""
     rate_limit: RateLimit | None = None
     shadow_mode: bool = False
     """Count, but never answer over the limit."""

@@ -125,6 +125,10 @@ def described(text: str) -> list[str]:
             "mapping values are not allowed in this context",
         ),
         (
+            "domain: d\0",
+            "error loading config file: yaml: control characters are not allowed",
+        ),
+        (
             "domain: d\nunit:\n  <<: [5]",
             "error loading config file: yaml: map merge requires map or sequence of maps "
             "as the value",

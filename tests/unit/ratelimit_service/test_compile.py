@@ -5,6 +5,8 @@ from __future__ import annotations
 import jsonschema
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshwarden.core.faults import InvalidInput, Problem
 from meshwarden.core.snapshot import Accepted, Bundle, Refused, SnapshotHolder
@@ -105,6 +107,30 @@ def test_a_bad_change_is_refused_whole_and_the_last_good_rules_stay():
     refused = holder.offer(Bundle({"a.yaml": b"domain: d", "b.yaml": b"domain: ''"}))
     assert isinstance(refused, Refused)
     assert holder.current is before
+
+
+PIECES = st.sampled_from(
+    [
+        *("[", "]", "{", "}", ": ", ", ", "- ", "? ", "\n", "\n  ", "---\n", "'", "#", "|"),
+        *("&a ", "*a", "<<: ", "!!float ", "!!binary ", "!x ", "\0", "\t", "é", "5", "1.5", "~"),
+        *("key", "value", "kind", "spec", "metadata", "unit", "y", "2001-01-01", "0x", "-"),
+    ]
+)
+
+
+@given(
+    text=st.sampled_from([RESOURCE, "domain: d\ndescriptors: [{key: a, value: b*}]"]),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), PIECES), max_size=4),
+)
+def test_any_file_is_taken_or_refused_with_a_place_and_never_breaks_us(
+    text: str, edits: list[tuple[float, int, str]]
+):
+    for share, removed, piece in edits:
+        position = int(share * len(text))
+        text = text[:position] + piece + text[position + removed :]
+    offered = SnapshotHolder(compile_limits).offer(Bundle({"0.yaml": text.encode()}))
+    if isinstance(offered, Refused):
+        assert {problem.file for problem in offered.problems} == {"0.yaml"}
 
 
 def test_the_published_schema_accepts_the_grammar_and_refuses_a_misplaced_field():
