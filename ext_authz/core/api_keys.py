@@ -28,6 +28,12 @@ _FORM = re.compile(r"mwk_([A-Za-z0-9_-]{43})([0-9a-z]{6})\Z")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
+KeyWord = Annotated[str, StringConstraints(pattern=r"^[^\s,\p{C}]+$", max_length=256)]
+"""A role, scope or group. It goes into a header as one of a list, so it holds no comma, no space
+and nothing that can't be printed.
+"""
+
+
 class KeyRecord(BaseModel):
     """What is known of one key: who it is, what it brings, until when. Times are seconds since the
     epoch.
@@ -40,9 +46,9 @@ class KeyRecord(BaseModel):
         description="The principal is key:<name>."
     )
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    roles: tuple[str, ...] = ()
-    scopes: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
+    roles: tuple[KeyWord, ...] = ()
+    scopes: tuple[KeyWord, ...] = ()
+    groups: tuple[KeyWord, ...] = ()
     created_at: float = 0
     expires_at: float | None = None
     revoked_at: float | None = None

@@ -115,6 +115,8 @@ class _Compiler:
         self._resources: dict[str, dict[str, tuple[Document, Resource]]] = {
             kind: {} for kind in MODELS
         }
+        self._named: dict[str, set[str]] = {kind: set() for kind in MODELS}
+        """Every resource by its name, the faulty ones, too: naming one of those is no fault."""
 
     def run(self) -> Configured:
         for name, content in self._files.items():
@@ -158,7 +160,11 @@ class _Compiler:
             problems = list(envelope_problems(document))
             self.problems.extend(problems)
             model = MODELS.get(document.kind)
-            if model is None or any("apiVersion" in problem.what for problem in problems):
+            if model is None:
+                continue
+            if document.name:
+                self._named[document.kind].add(document.name)
+            if any("apiVersion" in problem.what for problem in problems):
                 continue
             try:
                 resource = validate(document, model)
@@ -218,6 +224,9 @@ class _Compiler:
             content = self._files.get(name)
             if content is not None:
                 return parse_jwks(name, content)
+            if source.file:
+                what = f"the file '{source.file}' is missing or can't be read"
+                self._problem(document, what, (*path, "file"))
             if source.development and not self._options.assumes_development_keys:
                 hint = "it is for one machine only; name the issuer's keys by url, file or inline"
                 what = "the development issuer is not switched on here"
@@ -244,7 +253,7 @@ class _Compiler:
         inherits: dict[str, list[str]] = {}
         for document, role in self._of_kind(AccessRole):
             inherits[role.name] = list(role.spec.inherits)
-            self._known_roles(document, role.spec.inherits, ("spec", "inherits"))
+            self._known(document, "AccessRole", role.spec.inherits, ("spec", "inherits"))
         closure = {name: _closure(name, inherits) for name in inherits}
         for document, role in self._of_kind(AccessRole):
             if any(role.name in _closure(parent, inherits) for parent in role.spec.inherits):
@@ -256,7 +265,7 @@ class _Compiler:
         of_principal: dict[str, frozenset[str]] = {}
         of_group: dict[str, frozenset[str]] = {}
         for document, binding in self._of_kind(AccessRoleBinding):
-            self._known_roles(document, [binding.spec.role], ("spec", "role"))
+            self._known(document, "AccessRole", [binding.spec.role], ("spec", "role"))
             for subject in binding.spec.subjects:
                 holders, name = (
                     (of_principal, subject.principal)
@@ -266,13 +275,22 @@ class _Compiler:
                 holders[name or ""] = holders.get(name or "", frozenset()) | {binding.spec.role}
         return Roles(closure, permissions, of_principal, of_group)
 
-    def _known_roles(self, document: Document, names: Iterable[str], path: Path) -> None:
-        known = self._resources["AccessRole"]
+    def _known(self, document: Document, kind: str, names: Iterable[str], path: Path) -> None:
+        """Say of each of `names`, which stand at `path`, that nothing of the kind has it."""
+        known = self._named[kind]
         for index, name in enumerate(names):
             if name not in known:
-                what = f"there is no AccessRole '{name}'"
                 hint = hint_for(name, known) if known else "define it"
-                self._problem(document, what, (*path, index), hint)
+                self._problem(document, f"there is no {kind} '{name}'", (*path, index), hint)
+
+    def _granted_permissions(self, document: Document, names: Iterable[str], path: Path) -> None:
+        """Say of each of `names` that no role grants it: a deny rule with it would never match."""
+        granted = {p for _, role in self._of_kind(AccessRole) for p in role.spec.permissions}
+        are_all_roles_read = self._resources["AccessRole"].keys() == self._named["AccessRole"]
+        for index, name in enumerate(names):
+            if name not in granted and are_all_roles_read:
+                hint = hint_for(name, granted) if granted else "grant it"
+                self._problem(document, f"no AccessRole grants '{name}'", (*path, index), hint)
 
     # --- policies
 
@@ -281,17 +299,16 @@ class _Compiler:
         methods = tuple(
             self._method(document, index, method) for index, method in enumerate(spec.identify)
         )
-        seen: set[tuple[str, str, str]] = set()
+        seen: list[Source] = []
         for index, method in enumerate(methods):
             for source in method.sources:
-                place = (source.place, source.name, source.scheme)
-                if place in seen:
+                if any(_overlap(source, other) for other in seen):
                     what = f"the {source.place} '{source.name}' is read by two ways to identify"
                     self._problem(document, what, ("spec", "identify", index))
                 if source.place == "header" and source.name in spec.identityHeaders:
                     what = f"the header '{source.name}' brings the credential and the identity"
                     self._problem(document, what, ("spec", "identify", index))
-                seen.add(place)
+                seen.append(source)
         rules = [
             (rule.effect, self._rule(document, index, rule))
             for index, rule in enumerate(spec.rules)
@@ -310,17 +327,14 @@ class _Compiler:
         if method.jwt is None:
             sources = method.apiKey.sources if method.apiKey else []
             return Method(tuple(map(_source, sources)), None)
-        known = self._resources["TokenIssuer"]
-        for position, name in enumerate(method.jwt.issuers):
-            if name not in known:
-                path: Path = ("spec", "identify", index, "jwt", "issuers", position)
-                hint = hint_for(name, known) if known else "define it"
-                self._problem(document, f"there is no TokenIssuer '{name}'", path, hint)
+        path: Path = ("spec", "identify", index, "jwt", "issuers")
+        self._known(document, "TokenIssuer", method.jwt.issuers, path)
         return Method(tuple(map(_source, method.jwt.sources)), frozenset(method.jwt.issuers))
 
     def _rule(self, document: Document, index: int, rule: Rule) -> CompiledRule:
         path: Path = ("spec", "rules", index)
-        self._known_roles(document, rule.roles, (*path, "roles"))
+        self._known(document, "AccessRole", rule.roles, (*path, "roles"))
+        self._granted_permissions(document, rule.permissions, (*path, "permissions"))
         condition = None
         if rule.when is not None:
             try:
@@ -361,6 +375,12 @@ def _source(source: CredentialSource) -> Source:
     )
     place, name = next((place, name) for place, name in places if name is not None)
     return Source(place, name, (source.scheme or "").lower())
+
+
+def _overlap(source: Source, other: Source) -> bool:
+    """Whether one credential can be read from both, so that it would count as two."""
+    is_same_place = (source.place, source.name) == (other.place, other.name)
+    return is_same_place and (source.scheme == other.scheme or "" in (source.scheme, other.scheme))
 
 
 def _challenges(methods: tuple[Method, ...], realm: str) -> tuple[str, ...]:

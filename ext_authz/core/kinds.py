@@ -10,7 +10,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from ext_authz.core.hosts import parse_host_pattern
 from ext_authz.core.jwks import ALGORITHMS
@@ -24,10 +31,26 @@ Name = Annotated[
 ]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+$", max_length=100)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Permission = Annotated[str, StringConstraints(pattern=r"^[\w.-]+:[\w.-]+$")]
+Quotable = Annotated[
+    str,
+    StringConstraints(pattern=r"^[!#-\[\]-~]+$", max_length=256),
+    Field(description="Stands in error_description, where RFC 6750 allows no other characters."),
+]
 Algorithm = Literal["RS256", "PS256", "ES256", "EdDSA"]
 IdentityAttribute = Literal["principal", "subject", "kind", "issuer", "roles", "scopes", "groups"]
 
 CONDITION_CHARACTERS_AT_MOST = 2048
+
+
+def _principal_name(text: str) -> str:
+    """Refuse a name that no principal can have: a rule with it would never match."""
+    if re.match(r"(jwt|key):.", text) is None:
+        raise ValueError("a principal begins with its kind, 'jwt:' or 'key:'")
+    return text
+
+
+PrincipalName = Annotated[Word, AfterValidator(_principal_name)]
 
 if set(ALGORITHMS) != set(get_args(Algorithm)):
     raise AssertionError("the schema and jwks.ALGORITHMS differ")
@@ -91,9 +114,9 @@ class KeySource(Part):
 class ClaimNames(Part):
     """Where a token says what its subject may; dots lead into nested objects."""
 
-    roles: str = "roles"
-    scopes: str = "scope"
-    groups: str = "groups"
+    roles: Quotable = "roles"
+    scopes: Quotable = "scope"
+    groups: Quotable = "groups"
 
 
 class TokenIssuerSpec(Part):
@@ -104,7 +127,7 @@ class TokenIssuerSpec(Part):
     algorithms: list[Algorithm] = Field(["RS256", "PS256", "ES256", "EdDSA"], min_length=1)
     jwks: KeySource
     leewaySeconds: float = Field(10, ge=0, le=300, description="Clock difference that is forgiven.")  # noqa: N815
-    tokenType: str | None = Field(  # noqa: N815
+    tokenType: Quotable | None = Field(  # noqa: N815
         None, description="The `typ` that tokens must have, such as at+jwt (RFC 9068)."
     )
     subjectPrefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{0,63}$")] = Field(  # noqa: N815
@@ -122,9 +145,7 @@ class TokenIssuer(Resource):
 
 class AccessRoleSpec(Part):
     inherits: list[Name] = Field([], description="Roles whose permissions and rules it has, too.")
-    permissions: list[Annotated[str, StringConstraints(pattern=r"^[\w.-]+:[\w.-]+$")]] = Field(
-        [], description="`resource:verb`, such as orders:write."
-    )
+    permissions: list[Permission] = Field([], description="`resource:verb`, such as orders:write.")
 
 
 class AccessRole(Resource):
@@ -135,15 +156,15 @@ class AccessRole(Resource):
 
 
 class BoundSubject(Part):
-    principal: Word | None = Field(None, description="Kind and subject, such as key:service.")
+    principal: PrincipalName | None = Field(
+        None, description="Kind and subject, such as key:service."
+    )
     group: Word | None = Field(None, description="Everybody in this group.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BoundSubject:
         if (self.principal is None) == (self.group is None):
             raise ValueError("exactly one of principal, group is needed")
-        if self.principal is not None and re.match(r"(jwt|key):.", self.principal) is None:
-            raise ValueError("a principal begins with its kind, 'jwt:' or 'key:'")
         return self
 
 
@@ -219,10 +240,10 @@ class Rule(Part):
     )
     paths: list[str] = Field([], description="Any of them; empty: every path.")
     roles: list[Name] = Field([], description="Any of them, inherited ones included.")
-    permissions: list[str] = Field([], description="All of them.")
+    permissions: list[Permission] = Field([], description="All of them.")
     scopes: list[Word] = Field([], description="All of them.")
     groups: list[Word] = Field([], description="Any of them.")
-    principals: list[Word] = Field([], description="Any of them, such as key:service.")
+    principals: list[PrincipalName] = Field([], description="Any of them, such as key:service.")
     when: Annotated[str, StringConstraints(max_length=CONDITION_CHARACTERS_AT_MOST)] | None = Field(
         None, description="A CEL condition over request, source and principal."
     )
