@@ -10,6 +10,7 @@ together).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ratelimit_service.core.model import Descriptor, Options
 from ratelimit_service.core.window import Window
@@ -25,8 +26,12 @@ def counter_key(
         joined = "".join(f"{key}_{value}_" for key, value in values)
         return f"{options.key_prefix}{domain}_{joined}{window.start}"
     framed = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in values)
-    place = f"rl:{window.unit.name.lower()}:{window.start}:{len(domain)}:{domain}"
-    return f"{options.key_prefix}{place}{framed}"
+    return f"{options.key_prefix}{_framed_place(domain, window)}{framed}"
+
+
+@lru_cache(maxsize=1024)
+def _framed_place(domain: str, window: Window) -> str:
+    return f"rl:{window.unit.name.lower()}:{window.start}:{len(domain)}:{domain}"
 
 
 def counted_values(

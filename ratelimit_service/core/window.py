@@ -8,6 +8,7 @@ Known weakness of a fixed window: twice the limit may pass around its edge.
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -46,11 +47,12 @@ class Window(NamedTuple):
     start: int
     seconds: int
 
-    @classmethod
-    def of(cls, unit: Unit, *, now: int) -> Window:
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(unit: Unit, *, now: int) -> Window:
         """The window of `unit` that holds `now` (whole seconds since the epoch)."""
         seconds = SECONDS[unit]
-        return cls(unit, now - now % seconds, seconds)
+        return Window(unit, now - now % seconds, seconds)
 
     @property
     def end(self) -> int:
