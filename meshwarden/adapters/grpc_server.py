@@ -4,10 +4,12 @@
                                       -> Awaitable[bytes]  answered when it is ready
 
 Here grpcio's grpc.aio serves the seam. The main port has the service's methods and
-`grpc.health.v1.Health/Check`; the streaming port has reflection and the whole health service. A
-call counts as in flight from its headers on, before its message is read, so that a flood is met by
-the overload answer and not by memory growth. Known weakness: grpc.aio costs 150-230 us of CPU a
-call, nine tenths of it its own.
+`grpc.health.v1.Health/Check`; the streaming port has reflection and the whole health service.
+
+A call counts as in flight from its headers on, before its message is read, so that a flood is met
+by the overload answer and not by memory growth. Health is answered even then: a busy service taken
+for a dead one would leave the decision to its callers' failure mode. Known weakness: grpc.aio costs
+150-230 us of CPU a call, nine tenths of it its own.
 """
 
 from __future__ import annotations
@@ -97,10 +99,14 @@ class GrpcServer:
         self.streaming_port = 0
 
     async def start(self) -> None:
-        """Bind both ports and serve. Raises `Misconfigured` when one is taken."""
-        main = aio.server(
-            options=self._options(), maximum_concurrent_rpcs=2 * self._settings.calls_at_most
-        )
+        """Bind both ports and serve, on the health service not serving until `set_serving` says so.
+
+        Raises `Misconfigured` when a port is taken.
+        """
+        await self.set_serving(False, ())
+        # No `maximum_concurrent_rpcs`: beyond it grpc.aio answers with an error by itself, where a
+        # flood must be answered in-band.
+        main = aio.server(options=self._options())
         main.add_generic_rpc_handlers((_Methods(self._methods, self._answer),))
         self.port = self._bind(main, self._settings.port)
         streaming = aio.server(options=self._options(), maximum_concurrent_rpcs=1000)
@@ -167,7 +173,7 @@ class GrpcServer:
         code = "OK"
         self._in_flight += 1
         try:
-            if self._in_flight > self._settings.calls_at_most:
+            if self._in_flight > self._settings.calls_at_most and method.path != HEALTH_CHECK:
                 code = "OVERLOADED"
                 if method.overloaded is None:
                     await context.abort(

@@ -6,9 +6,8 @@ what the method says stands in the message. Spans hold no header values and no c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from meshwarden.adapters.settings import TracingSettings
 
@@ -38,15 +37,29 @@ class Tracing:
         self._tracer = self._provider.get_tracer("meshwarden")
         self._propagator = TraceContextTextMapPropagator()
 
-    def span(self, name: str, carrier: Mapping[str, str]) -> AbstractContextManager[Any]:
-        """A span `name` that continues the `traceparent` in `carrier` (lower-case names)."""
-        if not self.is_on:
-            return nullcontext()
-        from opentelemetry.trace import SpanKind
+    @contextmanager
+    def span(self, name: str, carrier: Mapping[str, str]) -> Iterator[None]:
+        """A span `name` that continues the `traceparent` in `carrier` (lower-case names).
 
-        return self._tracer.start_as_current_span(
-            name, context=self._propagator.extract(carrier), kind=SpanKind.SERVER
-        )
+        One that ends in an exception names its type; its text may quote a credential.
+        """
+        if not self.is_on:
+            yield
+            return
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        with self._tracer.start_as_current_span(
+            name,
+            context=self._propagator.extract(carrier),
+            kind=SpanKind.SERVER,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except Exception as error:
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
 
     def close(self) -> None:
         """Send what is left, within the exporter's time limit."""

@@ -12,7 +12,8 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
-from ext_authz.core.conditions import Condition
+from ext_authz.core.conditions import Condition, variables_of
+from ext_authz.core.model import Principal, Request
 from meshwarden.adapters.protobuf import message_class
 
 exported = []
@@ -30,14 +31,16 @@ provider.add_span_processor(SimpleSpanProcessor(Exporter()))
 with provider.get_tracer("t").start_as_current_span("together"):
     parsed = Check.FromString(sent.SerializeToString())
     assert parsed.attributes.request.http.path == "/orders"
-    Condition("request.path == '/orders'")
+    request = Request(method="GET", host="h", target="/orders", headers={}, source_address="")
+    seen = variables_of(request, "/orders", "", Principal("jwt", "rita"), frozenset(), 0.0)
+    assert Condition("request.path == '/orders'").holds(seen) is True
 provider.shutdown()
 assert b"together" in exported[0]
 print("all three")
 """
 
 
-def test_one_process_exports_a_span_compiles_a_condition_and_parses_a_check_request():
+def test_one_process_exports_a_span_evaluates_a_condition_and_parses_a_check_request():
     """`xds-protos` beside the exporters would break this; so would the default pool."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", _TOGETHER],
