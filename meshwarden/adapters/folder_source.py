@@ -5,16 +5,20 @@ how Kubernetes mounts a ConfigMap: visible symlinks into `..data`, which is swap
 files that those refer to, and the `extra` files that settings name. `*.test.yaml` files belong to
 `meshwarden test`. Known weakness: a file that is being written in place can be seen half written; a
 quiet time of 50 ms before reading, and refusing empty files, make that rare and harmless. Rename
-into place to be sure.
+into place to be sure. What lies behind a symlink out of the folder, to a file, is seen at the
+next resync.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from watchfiles import awatch
+from watchfiles import Change, awatch
 
 from meshwarden.core.faults import InvalidInput, Problem
 from meshwarden.core.snapshot import Bundle
@@ -23,6 +27,7 @@ SUFFIXES = (".yaml", ".yml")
 FILE_BYTES_AT_MOST = 16 << 20
 FILES_AT_MOST = 10_000
 QUIET_MILLISECONDS = 50
+WAIT_FOR_QUIET_MILLISECONDS = 400
 
 References = Callable[[Mapping[str, bytes]], Collection[str]]
 
@@ -46,6 +51,7 @@ class FolderSource:
         self._extra = dict(extra or {})
         self._references = references
         self._outside: set[Path] = set(self._extra.values())
+        self._folders: list[Path] = []
 
     def read(self) -> Bundle:
         """All files as they are now; what can't be read is listed in the bundle, which is then
@@ -68,32 +74,48 @@ class FolderSource:
         return Bundle(files, tuple(problems))
 
     def _listed(self, problems: list[Problem]) -> list[tuple[str, Path]]:
+        """The configuration files by name; notes the folders that they are in, to be watched."""
+        self._folders = []
         if self.folder is None:
             return []
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):  # noqa: PTH112 - Path.is_dir raises where it may not look
             problems.append(Problem(str(self.folder), 0, "is not a folder that can be read"))
             return []
         found = []
-        for path in sorted(self.folder.rglob("*")):
-            relative = path.relative_to(self.folder)
-            if any(part.startswith(".") for part in relative.parts) or path.suffix not in SUFFIXES:
-                continue
-            if path.is_dir() or path.name.endswith((".test.yaml", ".test.yml")):
-                continue
-            found.append((relative.as_posix(), path))
+        for place, names in _walked(self.folder, problems):
+            self._folders.append(place)
+            for name in names:
+                path = place / name
+                if path.suffix in SUFFIXES and not name.endswith((".test.yaml", ".test.yml")):
+                    found.append((path.relative_to(self.folder).as_posix(), path))
         if len(found) > FILES_AT_MOST:
             problems.append(Problem(str(self.folder), 0, f"holds more than {FILES_AT_MOST} files"))
-        return found[:FILES_AT_MOST]
+        return sorted(found)[:FILES_AT_MOST]
 
-    def _watched(self) -> set[Path]:
-        folders = {path.parent.resolve() for path in self._outside if path.parent.is_dir()}
-        if self.folder is not None and self.folder.is_dir():
-            folders.add(self.folder.resolve())
-        return folders
+    def _watched(self) -> dict[Path, tuple[int, int]]:
+        """Each folder to be watched, and which one it is: a path may come to lead elsewhere."""
+        paths = [*self._folders, *(path.parent for path in self._outside)]
+        if self.folder is not None:
+            paths.append(self.folder.absolute().parent)
+        found = {}
+        for path in paths:
+            with suppress(OSError):
+                found[path.absolute()] = _identity(path)
+        return found
+
+    def _concerns_us(self, _change: Change, changed: str) -> bool:
+        """Whether what changed is below the folder, the folder itself, or a file outside it."""
+        path = Path(changed)
+        if self.folder is not None and path.is_relative_to(self.folder.absolute()):
+            return True
+        beside = {outside.absolute() for outside in self._outside}
+        return path in beside or (
+            path.name.startswith("..") and path.parent in {other.parent for other in beside}
+        )
 
     async def changes(self, resync_seconds: float) -> AsyncIterator[Bundle]:
-        """A bundle after each change that was seen, and every `resync_seconds` whether one was seen
-        or not.
+        """A bundle at first, after each change that was seen, and every `resync_seconds` whether
+        one was seen or not.
         """
         while True:
             watched = self._watched()
@@ -101,28 +123,71 @@ class FolderSource:
                 await asyncio.sleep(resync_seconds)
                 yield self.read()
                 continue
-            async for _ in awatch(
+            watcher = awatch(
                 *watched,
-                watch_filter=None,
-                debounce=1600,
+                watch_filter=self._concerns_us,
+                debounce=WAIT_FOR_QUIET_MILLISECONDS,
                 step=QUIET_MILLISECONDS,
                 rust_timeout=int(resync_seconds * 1000),
                 yield_on_timeout=True,
+                recursive=False,
                 ignore_permission_denied=True,
-            ):
+            )
+            seen = asyncio.ensure_future(anext(watcher))
+            try:
+                await asyncio.sleep(0)
+                # The watch stands now; what changed before it is found by reading once more.
                 yield self.read()
-                if self._watched() != watched:
-                    break
+                while self._watched() == watched:
+                    await seen
+                    seen = asyncio.ensure_future(anext(watcher))
+                    yield self.read()
+            finally:
+                seen.cancel()
+                with suppress(asyncio.CancelledError, FileNotFoundError):
+                    await seen
+
+
+def _walked(folder: Path, problems: list[Problem]) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder from `folder` down with the names of its files; hidden ones are left out.
+
+    Links to folders are followed, each folder once: Kubernetes mounts `sub/x.yaml` of a ConfigMap
+    below the link `sub`. A folder that can't be listed is a problem, never an empty one.
+    """
+
+    def refuse(error: OSError) -> None:
+        path = Path(error.filename)
+        problems.append(_unreadable(path.relative_to(folder).as_posix(), path, error))
+
+    known: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        path = Path(place)
+        if (identity := _identity(path)) in known:
+            folders.clear()
+            continue
+        known.add(identity)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield path, [name for name in files if not name.startswith(".")]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _unreadable(name: str, path: Path, error: OSError) -> Problem:
+    return Problem(name, 0, f"{path} can't be read: {error.strerror or type(error).__name__}")
 
 
 def _read_into(files: dict[str, bytes], problems: list[Problem], name: str, path: Path) -> None:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            problems.append(Problem(name, 0, f"{path} is not a file"))
+            return
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_AT_MOST + 1)
     except OSError as error:
-        problems.append(
-            Problem(name, 0, f"{path} can't be read: {error.strerror or type(error).__name__}")
-        )
+        problems.append(_unreadable(name, path, error))
         return
     if len(content) > FILE_BYTES_AT_MOST:
         problems.append(Problem(name, 0, f"is larger than {FILE_BYTES_AT_MOST} bytes"))
