@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 
 
 def decide(
-    descriptors: DescriptorSet, rules: Rules | None, *, counters: Counters, now: int
+    descriptors: DescriptorSet, rules: Rules | None, counters: Counters, now: int
 ) -> Decision:
     """The answer to `descriptors` at `now` (whole seconds since the epoch), their hits counted."""
     planned = plan(descriptors, rules, now=now)
