@@ -42,7 +42,12 @@ def build(service: Service, settings: Settings) -> None:
     """Add the parts of ext_authz to `service`."""
     keys = Keys(remembered=TokenMemory(settings.remembered_tokens_at_most))
     fetcher = KeyFetcher(keys, metrics=service.metrics)
-    check = Check(keys, fetcher.refresh, metrics=service.metrics)
+    check = Check(
+        keys,
+        fetcher.refresh,
+        metrics=service.metrics,
+        key_wait_seconds=settings.key_wait_seconds,
+    )
     options = Options(headers_at_most=settings.headers_at_most)
 
     def apply(configured: Configured) -> None:

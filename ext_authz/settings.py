@@ -39,6 +39,13 @@ class Settings(ServiceSettings):
     remembered_tokens_at_most: int = Field(
         20_000, ge=0, le=10_000_000, description="Verified tokens kept in memory, about 2 kB each."
     )
+    key_wait_seconds: float = Field(
+        0.1,
+        ge=0.001,
+        le=10,
+        description="A request whose token names an unknown key waits this long for a fetch of "
+        "keys; keep it below Envoy's timeout.",
+    )
     headers_at_most: int = Field(
         80, ge=1, le=1000, description="A request with more header lines is denied with 431."
     )

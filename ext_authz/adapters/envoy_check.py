@@ -7,6 +7,7 @@ in a gRPC error.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -42,7 +43,9 @@ Refresh = Callable[[str], Awaitable[bool]]
 class Check:
     """The handler of the method, over the current policies and keys.
 
-    `policies` is None until the first configuration: every request is then denied, in-band.
+    `policies` is None until the first configuration: every request is then denied, in-band. A
+    request whose token names an unknown key waits for new keys, at most `key_wait_seconds`: were
+    Envoy's patience shorter, the call would be an error, which its failure mode may allow.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class Check:
         refresh: Refresh,
         *,
         metrics: Metrics,
+        key_wait_seconds: float = 0.1,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.policies: PolicySet | None = None
         self._keys = keys
         self._refresh = refresh
+        self._key_wait_seconds = key_wait_seconds
         self._clock = clock
         self._verdicts = metrics.tally(
             "ext_authz_verdicts", "Decisions by verdict and reason.", ["verdict", "reason"]
@@ -94,7 +99,12 @@ class Check:
         return decide(request, self.policies, self._keys, self._clock())
 
     async def _after_refresh(self, request: Request, verdict: Verdict, began: float) -> bytes:
-        if await self._refresh(verdict.issuer_to_refresh):
+        try:
+            async with asyncio.timeout(self._key_wait_seconds):
+                has_changed = await self._refresh(verdict.issuer_to_refresh)
+        except TimeoutError:
+            has_changed = False
+        if has_changed:
             verdict = self._decide(request)
         return self._answer(verdict, began)
 

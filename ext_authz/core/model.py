@@ -141,7 +141,8 @@ class Verdict:
     """Allowed or denied, why, and everything that the proxy must do about it.
 
     `status` is the HTTP status of a denial. `policy` and `rule` are empty where none decided.
-    `failed_conditions` names the rules whose condition failed while it ran.
+    `failed_conditions` names the rules whose condition failed while it ran. Raises `ValueError` for
+    a denial that a caller would take for success.
     """
 
     is_allowed: bool
@@ -157,3 +158,7 @@ class Verdict:
     query_parameters_to_remove: tuple[str, ...] = ()
     issuer_to_refresh: str = ""
     failed_conditions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.is_allowed == (self.reason is Reason.ALLOWED) == (self.status < 400):
+            raise ValueError(f"no verdict: {self.is_allowed}, {self.reason}, {self.status}")
