@@ -48,8 +48,10 @@ class KeyFetcher:
         self._clock = clock
         self._followed: dict[str, _Followed] = {}
         self._configured: dict[str, KeySet] = {}
+        self._were_all_asked = False
         self._woken = asyncio.Event()
-        self._client = httpx2.AsyncClient(follow_redirects=False, trust_env=False)
+        # Each fetch has its own limit for the whole of it; the client's would cut long ones short.
+        self._client = httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=None)
         self._fetches = metrics.tally("jwks_fetches", "Fetches of key sets.", ["issuer", "outcome"])
 
     def follow(self, policies: PolicySet) -> None:
@@ -71,8 +73,15 @@ class KeyFetcher:
         self._woken.set()
 
     def missing(self) -> str:
-        """Which issuers have no keys yet; empty when none is missing."""
-        names = [name for name, followed in self._followed.items() if followed.keys is None]
+        """Which issuers' first fetch has not ended; empty when each has been tried.
+
+        Once none is missing, none is again: an issuer that comes later, or whose server is down,
+        must not take a replica out of service.
+        """
+        if self._were_all_asked:
+            return ""
+        names = [n for n, f in self._followed.items() if f.keys is None and not f.failures]
+        self._were_all_asked = bool(self._followed) and not names
         return f"no keys yet of {', '.join(sorted(names))}" if names else ""
 
     def status(self) -> dict[str, object]:

@@ -85,6 +85,7 @@ def test_every_header_that_we_set_overwrites():
 # --- 2: OK never stands beside a denial
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
+mutations = st.builds(HeaderMutation, texts, texts, st.sampled_from(Append))
 contents = {
     "principal": st.builds(Principal, st.sampled_from(Kind), texts) | st.just(ANONYMOUS),
     "policy": texts,
