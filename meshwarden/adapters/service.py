@@ -14,7 +14,6 @@ What the parts are, each service's `app.py` says.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -156,7 +155,9 @@ def run(
         logs.configure(settings.log, program)
         if settings.workers > 1 and not workers.is_worker():
             _require_free_ports(settings)
-            return workers.supervise([sys.executable, "-m", program, *given], settings.workers)
+            command = [sys.executable, "-m", program, *given]
+            with workers.shared_metrics():
+                return workers.supervise(command, settings.workers)
         workers.end_with_parent()
         return uvloop.run(_serve(program, settings, build))
     except Fault as fault:
@@ -183,4 +184,3 @@ def _require_free_ports(settings: ServiceSettings) -> None:
     for port in (settings.grpc.port, settings.grpc.streaming_port):
         ports.require_free(settings.grpc.host, port)
     ports.require_free(settings.http.host, settings.http.port)
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", workers.metrics_folder())

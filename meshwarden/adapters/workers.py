@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from prometheus_client import multiprocess
 
@@ -29,9 +30,14 @@ def is_worker() -> bool:
     return _WORKER_VARIABLE in os.environ
 
 
-def metrics_folder() -> str:
-    """A folder in which the workers of one service leave their metrics for each other."""
-    return tempfile.mkdtemp(prefix="meshwarden-metrics-")
+@contextmanager
+def shared_metrics() -> Iterator[None]:
+    """A folder in which the workers of one service leave their metrics for each other, for the
+    length of the block.
+    """
+    with tempfile.TemporaryDirectory(prefix="meshwarden-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
 
 
 def end_with_parent() -> None:
@@ -44,21 +50,29 @@ def supervise(command: Sequence[str], count: int) -> int:
     """Keep `count` processes of `command` running until SIGTERM or SIGINT; then stop them all.
 
     A worker that dies is started again, at most one a second each. One that ends with status 2 (its
-    settings are wrong) ends everything with that status.
+    settings are wrong) ends everything with that status. Returns when none is left.
     """
     running: dict[int, subprocess.Popen[bytes]] = {}
     is_stopping = False
+    result = 0
 
     def stop(_number: int, _frame: object) -> None:
         nonlocal is_stopping
         is_stopping = True
-        for process in running.values():
+        for process in list(running.values()):
             process.terminate()
+
+    def start(index: int) -> None:
+        if is_stopping:
+            return
+        running[index] = _start(command, index)
+        if is_stopping:  # The signal came while it started, and stopped only the others.
+            running[index].terminate()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     for index in range(count):
-        running[index] = _start(command, index)
+        start(index)
     while running:
         pid, status = os.wait()
         index = next((i for i, process in running.items() if process.pid == pid), -1)
@@ -70,12 +84,13 @@ def supervise(command: Sequence[str], count: int) -> int:
         if is_stopping:
             continue
         if process.returncode == 2:
+            result = 2
             stop(0, None)
-            return 2
+            continue
         logger().error("worker_died", worker=index, status=process.returncode)
         time.sleep(RESTART_PAUSE_SECONDS)
-        running[index] = _start(command, index)
-    return 0
+        start(index)
+    return result
 
 
 def _start(command: Sequence[str], index: int) -> subprocess.Popen[bytes]:
