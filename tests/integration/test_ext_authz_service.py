@@ -1,0 +1,383 @@
+"""`python -m ext_authz` as it runs: a process, real ports, a real issuer, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx2
+import pytest
+from grpc_health.v1 import health_pb2
+
+from ext_authz.adapters.envoy_check import CHECK
+from ext_authz.core.api_keys import digest, make_key
+from meshwarden.adapters.grpc_server import HEALTH_CHECK
+from tests.support.check_requests import access_policy, check_request, response_of, token_issuer
+from tests.support.jwks_server import JwksServer, running_jwks_server
+from tests.support.ports import free_ports
+from tests.support.processes import Running, running, wait_until
+from tests.support.tokens import claims, ec_signer, ed_signer, jwks
+
+EC, ED = ec_signer(), ed_signer()
+PEPPER = b"0123456789abcdef0123456789abcdef"
+KEY = make_key(bytes(32))
+RULES = (
+    {"name": "open", "callers": "anyone", "paths": ["/open"]},
+    {"name": "closed", "paths": ["/orders"]},
+)
+ISSUER = token_issuer(jwks(EC))
+POLICY = access_policy(*RULES)
+
+
+class Service:
+    """A running ext_authz and how to ask it."""
+
+    def __init__(self, folder: Path, ports: list[int]) -> None:
+        self.folder = folder
+        self.grpc_port, self.streaming_port, self.http_port = ports
+        self.process: Running
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
+        self._check = self.channel.unary_unary(CHECK)
+
+    def send(self, message: bytes) -> bytes:
+        """The answer to a message. Raises `grpc.RpcError`."""
+        answer: bytes = self._check(message, timeout=10, wait_for_ready=True)
+        return answer
+
+    def begin(self, message: bytes) -> Any:
+        """The call of a message, whose answer is not waited for."""
+        return self._check.future(message, timeout=10, wait_for_ready=True)
+
+    def ask(self, path: str = "/orders", *, token: str = "", key: str = "") -> str:
+        """The reason of the verdict over one request."""
+        return reason_of(self.send(request_of(path, token=token, key=key)))
+
+    def get(self, path: str) -> httpx2.Response:
+        return httpx2.get(f"http://127.0.0.1:{self.http_port}{path}", trust_env=False)
+
+    def configure(self, *resources: Any) -> None:
+        """Replace the configuration, as `mv` does."""
+        text = "\n---\n".join(json.dumps(resource) for resource in resources)
+        replace(self.folder / "config" / "policy.yaml", text)
+
+    def keys(self, *records: Mapping[str, Any]) -> None:
+        """Replace the file of API keys."""
+        replace(self.folder / "keys.json", json.dumps({"keys": records}))
+
+    def wait_until_ready(self) -> None:
+        self.process.wait_until(lambda: self.answers("/readyz"), "it is ready", limit_seconds=20)
+
+    def answers(self, path: str, status: int = 200) -> bool:
+        try:
+            return self.get(path).status_code == status
+        except httpx2.HTTPError:
+            return False
+
+
+def request_of(path: str, *, token: str = "", key: str = "") -> bytes:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return check_request(path, headers=headers | ({"x-api-key": key} if key else {}))
+
+
+def reason_of(answer: bytes) -> str:
+    return str(response_of(answer).dynamic_metadata.fields["reason"].string_value)
+
+
+def replace(path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}")
+    new.write_text(text)
+    new.replace(path)
+
+
+def record(key: str, **changes: Any) -> dict[str, Any]:
+    return {"id": "1", "name": "service", "digest": digest(key, PEPPER), **changes}
+
+
+def live(**changes: Any) -> dict[str, Any]:
+    """Claims that are right now."""
+    return claims(iat=time.time() - 1, exp=time.time() + 600, **changes)
+
+
+def command(service: Service, *options: str) -> list[str]:
+    folder = service.folder
+    return [
+        *(sys.executable, "-m", "ext_authz"),
+        *("--grpc.host", "127.0.0.1", "--http.host", "127.0.0.1"),
+        *("--grpc.port", str(service.grpc_port), "--http.port", str(service.http_port)),
+        *("--grpc.streaming-port", str(service.streaming_port)),
+        *("--configuration.folder", str(folder / "config")),
+        *("--keys.file", str(folder / "keys.json"), "--keys.pepper-file", str(folder / "pepper")),
+        *options,
+    ]
+
+
+@contextmanager
+def serving(
+    folder: Path, *resources: Any, options: tuple[str, ...] = (), is_ready: bool = True
+) -> Iterator[Service]:
+    """The service over `resources`, waited for unless `is_ready` is false."""
+    service = Service(folder, free_ports(3))
+    (folder / "config").mkdir()
+    (folder / "pepper").write_bytes(PEPPER)
+    service.keys()
+    service.configure(*resources)
+    with running(command(service, *options)) as process, service.channel:
+        service.process = process
+        if is_ready:
+            service.wait_until_ready()
+        yield service
+
+
+def issuer_at(server: JwksServer, **source: Any) -> dict[str, Any]:
+    return token_issuer(jwks={"url": server.url, "refreshSeconds": 1, **source})
+
+
+@pytest.fixture
+def issuer() -> Iterator[JwksServer]:
+    with running_jwks_server(EC) as server:
+        yield server
+
+
+# --- keys from a URL
+
+
+def test_keys_rotate_under_traffic(tmp_path, issuer):
+    """A new key is accepted, and a removed key's tokens are refused though they are remembered."""
+    with serving(tmp_path, issuer_at(issuer), POLICY) as service:
+        old, new = EC.token(live()), ED.token(live())
+        assert [service.ask(token=old), service.ask(token=new)] == ["allowed", "unknown_key"]
+        issuer.serve_keys(EC, ED)
+        seen: dict[str, list[str]] = {old: [], new: []}
+
+        def ask_both() -> tuple[str, str]:
+            for token, reasons in seen.items():
+                reasons.append(service.ask(token=token))
+            return seen[old][-1], seen[new][-1]
+
+        wait_until(lambda: ask_both() == ("allowed", "allowed"), "the new key is known")
+        issuer.serve_keys(ED)
+        wait_until(lambda: ask_both() == ("unknown_key", "allowed"), "the old key is refused")
+        assert changes(seen[old]) == ["allowed", "unknown_key"]
+        assert changes(seen[new]) == ["unknown_key", "allowed"]
+
+
+def changes(reasons: list[str]) -> list[str]:
+    """The reasons without repetitions."""
+    return [r for i, r in enumerate(reasons) if i == 0 or reasons[i - 1] != r]
+
+
+def test_the_last_good_keys_serve_while_the_issuer_misbehaves(tmp_path, issuer):
+    """Tokens are accepted as before, and /readyz?verbose says what is wrong."""
+    with serving(tmp_path, issuer_at(issuer, timeoutSeconds=0.2), POLICY) as service:
+
+        def last_error() -> str:
+            status = service.get("/readyz?verbose").json()["jwks"]["main"]
+            assert status["keys"] == 1
+            return str(status["last_error"])
+
+        issuer.is_open.clear()
+        wait_until(lambda: last_error() == "no answer in time", "slowness is seen")
+        issuer.status, issuer.headers, issuer.body = 302, {"location": "/elsewhere"}, b""
+        issuer.is_open.set()
+        wait_until(lambda: "answered 302" in last_error(), "the redirect is seen")
+        assert service.ask(token=EC.token(live())) == "allowed"
+        issuer.serve_keys(ED)
+        wait_until(lambda: service.ask(token=ED.token(live())) == "allowed", "it recovers")
+        assert set(issuer.paths) == {"/jwks.json"}
+
+
+def test_overload_is_an_in_band_denial(tmp_path, issuer):
+    """One call waits for keys; all others are told so in-band, however many come at once."""
+    source = issuer_at(issuer, refreshSeconds=300, timeoutSeconds=8)
+    options = ("--grpc.calls-at-most", "1", "--key-wait-seconds", "8")
+    issuer.is_open.clear()
+    with serving(tmp_path, source, POLICY, options=options, is_ready=False) as service:
+        service.process.wait_until(lambda: issuer.paths, "the first fetch has begun")
+        waiting = service.begin(request_of("/orders", token=EC.token(live())))
+        wait_until(lambda: service.ask("/open") == "overloaded", "the place is taken")
+        crowd = [service.begin(check_request("/open")) for _ in range(300)]
+        answers = [call.result() for call in crowd]
+        assert {reason_of(answer) for answer in answers} == {"overloaded"}
+        assert {response_of(a).denied_response.status.code for a in answers} == {503}
+        issuer.is_open.set()
+        assert reason_of(waiting.result()) == "allowed"
+        assert service.ask("/open") == "allowed"
+
+
+# --- API keys
+
+
+def test_an_api_key_is_known_and_revoked_within_a_second(shared):
+    assert shared.ask(key=KEY) == "invalid_api_key"
+    for changes_of_record, reason in (({}, "allowed"), ({"revoked_at": 1}, "invalid_api_key")):
+        shared.keys(record(KEY, **changes_of_record))
+        wait_until(
+            lambda wanted=reason: shared.ask(key=KEY) == wanted,
+            f"the key is {reason}",
+            limit_seconds=1,
+        )
+
+
+# --- configuration
+
+
+def test_an_invalid_edit_changes_nothing_and_is_shown(shared):
+    """The last good policy serves; /readyz?verbose, the metrics and the log say what is wrong."""
+    shared.configure(ISSUER, access_policy({"nmae": "x"}))
+
+    def refused() -> Any:
+        return shared.get("/readyz?verbose").json()["configuration"]["refused"]
+
+    wait_until(refused, "the edit is refused", limit_seconds=1)
+    assert "policy.yaml:3: unknown field 'spec.rules.0.nmae' (did you mean 'name'?)" in str(
+        refused()
+    )
+    assert shared.answers("/readyz")
+    assert shared.ask("/open") == "allowed"
+    metrics = shared.get("/metrics").text
+    assert "configuration_is_refused 1.0" in metrics
+    assert 'configuration_offers_total{outcome="refused"} 1.0' in metrics
+    assert "configuration_refused" in shared.process.output
+    shared.configure(ISSUER, access_policy(RULES[1]))
+    wait_until(lambda: not refused(), "the repaired edit is taken", limit_seconds=1)
+    assert shared.ask("/open") == "missing_credential"
+    shared.configure(ISSUER, POLICY)
+    wait_until(lambda: shared.ask("/open") == "allowed", "the first policy is back")
+
+
+def test_before_the_first_valid_configuration_it_is_not_ready_and_denies(tmp_path):
+    """In-band 503, on the health service too; then the first valid one makes it ready."""
+    with serving(tmp_path, {"kind": "AccessPolicy"}, is_ready=False) as service:
+        service.process.wait_until(lambda: service.answers("/readyz", 503), "it is not ready")
+        assert service.ask("/open") == "not_ready"
+        assert health_of(service) == health_pb2.HealthCheckResponse.NOT_SERVING
+        service.configure(ISSUER, POLICY)
+        service.wait_until_ready()
+        assert service.ask("/open") == "allowed"
+        serving_status = health_pb2.HealthCheckResponse.SERVING
+        wait_until(lambda: health_of(service) == serving_status, "the health service knows")
+
+
+def health_of(service: Service) -> Any:
+    """What the gRPC health service says of the authorizer."""
+    request = health_pb2.HealthCheckRequest(service="envoy.service.auth.v3.Authorization")
+    check = service.channel.unary_unary(HEALTH_CHECK)
+    return health_pb2.HealthCheckResponse.FromString(
+        check(request.SerializeToString(), timeout=10, wait_for_ready=True)
+    ).status
+
+
+# --- messages
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"garbage", b"\xff" * 100, check_request("/marker").replace(b"marker", b"\xff" * 6)],
+    ids=["garbage", "no protobuf", "no UTF-8"],
+)
+def test_a_message_that_is_none_is_refused_and_the_process_goes_on(shared, message):
+    with pytest.raises(grpc.RpcError) as caught:
+        shared.send(message)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert shared.ask("/open") == "allowed"
+
+
+def test_a_token_of_a_megabyte_and_a_flood_of_headers_are_denied(shared):
+    assert shared.ask(token=EC.token(live(x="y" * 1_000_000))) == "token_too_large"
+    flood = check_request("/open", headers=[(f"x-{n}", "y") for n in range(5000)])
+    assert reason_of(shared.send(flood)) == "too_many_headers"
+    with pytest.raises(grpc.RpcError) as caught:
+        shared.send(check_request("/open", headers={"x": "y" * (5 << 20)}))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert shared.ask("/open") == "allowed"
+
+
+def test_no_credential_is_ever_logged(shared):
+    """At the level of debugging, right or wrong, in a header, a cookie, a path or a query."""
+    token, wrong = EC.token(live()), EC.token(live(aud="x"))
+    assert shared.ask(token=token) == "allowed"
+    shared.ask(token=wrong)
+    shared.ask(key=KEY)
+    shared.ask(f"/orders?access_token={token}&key={KEY}")
+    shared.ask(f"/{token}", key=f"{KEY}x")
+    with pytest.raises(grpc.RpcError):
+        shared.send(request_of("/orders", token=token, key=KEY) + b"\xff")
+    log = shared.process.output + shared.process.errors
+    assert '"event": "started"' in log
+    for secret in (token, wrong, KEY, PEPPER.decode()):
+        assert secret not in log
+        assert secret.split(".")[-1] not in log
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for the tests that leave it as they find it."""
+    folder = tmp_path_factory.mktemp("shared")
+    options = ("--log.level", "debug")
+    with serving(folder, ISSUER, POLICY, options=options) as service:
+        yield service
+
+
+# --- the process
+
+
+def test_a_call_in_flight_is_answered_after_sigterm(tmp_path, issuer):
+    options = ("--key-wait-seconds", "8")
+    issuer.is_open.clear()
+    source = issuer_at(issuer, timeoutSeconds=8)
+    with serving(tmp_path, source, POLICY, options=options, is_ready=False) as service:
+        service.process.wait_until(lambda: issuer.paths, "the first fetch has begun")
+        waiting = service.begin(request_of("/orders", token=EC.token(live())))
+        wait_until(lambda: in_flight(service) == 1, "the call waits")
+        os.kill(service.process.pid, signal.SIGTERM)
+        wait_until(lambda: "draining" in service.process.output, "it drains")
+        issuer.is_open.set()
+        assert reason_of(waiting.result()) == "allowed"
+        assert service.process.stop() == 0
+        assert '"event": "stopped"' in service.process.output
+
+
+def in_flight(service: Service) -> float:
+    lines = service.get("/metrics").text.splitlines()
+    return next(float(x.split()[1]) for x in lines if x.startswith("grpc_calls_in_flight "))
+
+
+def test_two_workers_serve_one_port_and_one_page_of_metrics(tmp_path):
+    """Connections spread over both; a scrape of either counts the calls of both."""
+    resources = (ISSUER, POLICY)
+    with serving(tmp_path, *resources, options=("--workers", "2")) as service:
+        service.process.wait_until(
+            lambda: service.process.output.count('"event": "ready"') == 2, "both are ready"
+        )
+        with ThreadPoolExecutor(8) as pool:
+            reasons = list(pool.map(lambda _: ask_anew(service), range(40)))
+        assert set(reasons) == {"allowed"}
+        wanted = 'ext_authz_verdicts_total{reason="allowed",verdict="allowed"} 40.0'
+        wait_until(lambda: wanted in service.get("/metrics").text, "all calls are counted")
+
+
+def ask_anew(service: Service) -> str:
+    """The reason, over a connection of its own."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}", options) as channel:
+        return reason_of(channel.unary_unary(CHECK)(check_request("/open"), timeout=10))
+
+
+@pytest.mark.parametrize("name", ["grpc", "http"])
+def test_a_taken_port_is_a_clear_message_and_status_2(tmp_path, shared, name):
+    taken = {"grpc": shared.grpc_port, "http": shared.http_port}[name]
+    options = (f"--{name}.port", str(taken))
+    with serving(tmp_path, POLICY, options=options, is_ready=False) as service:
+        assert service.process.child.wait(20) == 2
+        message = f"ext_authz: port {taken} on 127.0.0.1 can't be bound: Address already in use"
+        assert message in service.process.errors
+        assert "Traceback" not in service.process.errors
