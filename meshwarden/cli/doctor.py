@@ -94,8 +94,11 @@ def _service(name: str, url: str) -> Iterator[Finding]:
     if response is None:
         yield Finding(f"{name} answers at {url}", "no answer within a second; is it running?")
         return
+    status = probes.json_object(response)
+    if "ready" not in status:
+        yield Finding(f"{name} answers at {url}", "something else answers there")
+        return
     yield Finding(f"{name} answers at {url}")
-    status = response.json()
     reasons = "; ".join(f"{what}: {why}" for what, why in status.get("reasons", {}).items())
     yield Finding(f"{name} is ready", reasons)
     refused = status.get("configuration", {}).get("refused")

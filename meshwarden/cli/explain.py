@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from meshwarden.cli import configuration_folder
 from meshwarden.cli.configuration_folder import QUICKSTART, Folder
 from meshwarden.cli.output import AsJson, print_json, print_line
 from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder
+from meshwarden.core.documents import parse_json
 from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
 
 
@@ -73,12 +73,11 @@ def explain(
 
 def _request(name: str) -> Request:
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text()
-        return RequestFile.model_validate(json.loads(text)).request()
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise Misconfigured(f"{name} can't be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise InvalidInput([Problem(name, error.lineno, f"not JSON: {error.msg}")]) from None
+    try:
+        return RequestFile.model_validate(parse_json(name, content)).request()
     except pydantic.ValidationError as error:
         raise InvalidInput(
             Problem(name, 0, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from ext_authz.core.api_keys import KeyFile, KeyRecord, digest, make_key, parse_records
+from meshwarden.cli.arguments import seconds
 from meshwarden.cli.output import AsJson, print_json, print_line
 from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder, write_private
 from meshwarden.core.documents import parse_json
@@ -91,7 +92,10 @@ def create(
     name: Annotated[str, typer.Argument(help="Whose key: the principal is key:NAME.")],
     role: Annotated[list[str] | None, typer.Option(help="A role; repeat it for more.")] = None,
     scope: Annotated[list[str] | None, typer.Option(help="A scope; repeat it for more.")] = None,
-    expires_in: Annotated[float | None, typer.Option("--expires-in", help="Seconds.")] = None,
+    expires_in: Annotated[
+        float | None,
+        typer.Option("--expires-in", parser=seconds, metavar="SECONDS", help="Unset: never."),
+    ] = None,
     state: State = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
@@ -122,7 +126,10 @@ def list_keys(state: State = DEFAULT_STATE, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("id", "principal", "roles", "scopes", "created", "expires", "state")
+    table = Table()
+    table.add_column("id", no_wrap=True)  # `keys revoke` takes it whole.
+    for name in ("principal", "roles", "scopes", "created", "expires", "state"):
+        table.add_column(name)
     for record in records:
         state_word = "revoked" if record.revoked_at else "valid"
         if state_word == "valid" and not record.is_valid(time.time()):

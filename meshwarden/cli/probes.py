@@ -14,8 +14,17 @@ def fetch(url: str, **options: Any) -> httpx2.Response | None:
     """The answer to a GET, or None where there is none in time."""
     try:
         return httpx2.get(url, timeout=TIMEOUT_SECONDS, trust_env=False, **options)
-    except httpx2.HTTPError:
+    except (httpx2.HTTPError, httpx2.InvalidURL):
         return None
+
+
+def json_object(response: httpx2.Response) -> dict[str, Any]:
+    """The JSON object in an answer; empty where it is none, because somebody else answered."""
+    try:
+        value = response.json()
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def answers(url: str, status: int = 200) -> Callable[[], bool]:
@@ -34,7 +43,7 @@ def clusters(admin: str) -> dict[str, list[str]]:
     if response is None or response.status_code != 200:
         return {}
     found: dict[str, list[str]] = {}
-    for cluster in response.json().get("cluster_statuses", []):
+    for cluster in json_object(response).get("cluster_statuses", []):
         problems = []
         hosts = cluster.get("host_statuses", [])
         for host in hosts:

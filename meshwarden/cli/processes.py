@@ -18,6 +18,7 @@ from rich.text import Text
 from meshwarden.core.faults import Unavailable
 
 STOP_SECONDS = 8.0
+READ_ON_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _LINE_BYTES_AT_MOST = 1 << 20
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
@@ -98,6 +99,10 @@ class Children:
                 os.killpg(child.process.pid, signal.SIGKILL)
         for child in self._children:
             await child.process.wait()
+        if readers := [child.reader for child in self._children]:
+            # What a process said last often says why it ended.
+            await asyncio.wait(readers, timeout=READ_ON_SECONDS)
+        for child in self._children:
             child.reader.cancel()
 
     async def _read(self, name: str, colour: str, process: asyncio.subprocess.Process) -> None:

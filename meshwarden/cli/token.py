@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meshwarden.cli.arguments import seconds
 from meshwarden.cli.output import print_line
 from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder, development_claims
 from meshwarden.core.faults import InvalidInput
@@ -23,7 +24,9 @@ def token(
         typer.Option(
             "--expires-in",
             "--expires-in-seconds",
-            help="Seconds; a negative time makes an expired token.",
+            parser=seconds,
+            metavar="SECONDS",
+            help="A negative time makes an expired token.",
         ),
     ] = 3600,
     state: State = DEFAULT_STATE,

@@ -72,17 +72,20 @@ def up(
     if problems:
         print_problems(problems)
         raise Misconfigured(f"{config} has faults; nothing was started")
-    chosen = _chosen(ports)
+    chosen = _chosen(ports, with_envoy=not no_envoy)
     system = System(config, StateFolder(state), ports=chosen, redis=redis, with_envoy=not no_envoy)
     sys.exit(asyncio.run(system.run()))
 
 
-def _chosen(choice: PortChoice) -> Ports:
-    """Ports that are free now. Raises `Misconfigured`, naming each that is taken."""
+def _chosen(choice: PortChoice, *, with_envoy: bool) -> Ports:
+    """Ports that are free now. Raises `Misconfigured`, naming each that is taken.
+
+    Without Envoy its two ports may be taken: by the caller's own Envoy.
+    """
     if choice is PortChoice.AUTO:
         return Ports(*_free_ports(len(astuple(Ports()))))
     problems: list[Problem] = []
-    for port in astuple(Ports()):
+    for port in astuple(Ports())[0 if with_envoy else 2 :]:
         try:
             binding.require_free(HOST, port)
         except Misconfigured as fault:
@@ -147,6 +150,7 @@ class System:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 starting.cancel()
+                await asyncio.wait({starting})
                 return 0
             starting.result()
             return await self._watch(stopping)

@@ -1,0 +1,21 @@
+"""Values that several commands take on their command line, checked in one place."""
+
+from __future__ import annotations
+
+import math
+
+import typer
+
+SECONDS_AT_MOST = 10e9
+"""Three hundred years: later times can't be shown as a date."""
+
+
+def seconds(text: str | float) -> float:
+    """A number of seconds, negative ones included; anything else is refused by its value."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a number of seconds") from None
+    if math.isnan(value) or abs(value) > SECONDS_AT_MOST:
+        raise typer.BadParameter(f"{text} seconds is no time that can be kept")
+    return value
