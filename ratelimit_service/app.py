@@ -22,6 +22,8 @@ from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
 from ratelimit_service.settings import Settings
 
+__all__ = ["Settings", "build", "options", "source"]
+
 
 def source(settings: Settings) -> FolderSource:
     """The files that configure us. Raises `Misconfigured` when there is no folder."""

@@ -19,7 +19,11 @@ from ext_authz.core.compile import (
     compile_policies,
     referenced_files,
 )
+from ext_authz.core.jwks import KeySet, parse_jwks
+from ext_authz.core.policies import PolicySet
 from meshwarden.adapters.folder_source import FolderSource
+from meshwarden.cli import probes
+from meshwarden.cli.output import print_problems
 from meshwarden.cli.state_folder import StateFolder
 from meshwarden.core.faults import Fault, Misconfigured, Problem
 
@@ -37,14 +41,16 @@ def problems(folder: Path) -> list[Problem]:
     _require(folder)
     bundle = FolderSource(folder, references=referenced_files).read()
     found: set[Problem] = set(bundle.unreadable)
-    for compiled in (
-        lambda: compile_policies(bundle, Options(assumes_development_keys=True)),
-        lambda: compile_limits(bundle),
-    ):
-        try:
-            compiled()
-        except Fault as fault:
-            found.update(fault.problems)
+    try:
+        compile_policies(bundle, Options(assumes_development_keys=True))
+    except Fault as fault:
+        found.update(fault.problems)
+    told = {(problem.file, problem.line) for problem in found}
+    try:
+        compile_limits(bundle)
+    except Fault as fault:
+        # Both services read every file: what is no YAML, or an unknown kind, both would tell.
+        found.update(p for p in fault.problems if (p.file, p.line) not in told)
     return sorted(_in_folder(folder, problem) for problem in found)
 
 
@@ -67,6 +73,24 @@ def load(folder: Path, state: StateFolder) -> Configured:
     if bundle.unreadable:
         raise Misconfigured(bundle.unreadable)
     return compile_policies(bundle)
+
+
+def issuer_keys(policies: PolicySet) -> dict[str, KeySet]:
+    """The key set of each issuer, fetched where it has a URL; empty where that fails, which is
+    told on standard error.
+    """
+    found = policies.keys_configured()
+    for issuer in policies.issuers.values():
+        if issuer.key_source.url is None:
+            continue
+        response = probes.fetch(issuer.key_source.url)
+        try:
+            if response is None or response.status_code != 200:
+                raise ValueError("no answer" if response is None else f"{response.status_code}")
+            found[issuer.name] = parse_jwks(issuer.key_source.url, response.content)
+        except (ValueError, Fault) as error:
+            print_problems([Problem("", 0, f"the keys of issuer {issuer.name}: {error}")])
+    return found
 
 
 def _require(folder: Path) -> None:

@@ -22,14 +22,14 @@ from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
 
 
 class RequestFile(pydantic.BaseModel):
-    """A request as a user writes it down."""
+    """A request as a user writes it down; a repeated header is a list of its values."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
     method: str = "GET"
     host: str = "localhost"
     path: str = "/"
-    headers: dict[str, str] = {}
+    headers: dict[str, str | list[str]] = {}
     source_address: str = "127.0.0.1"
 
     def request(self) -> Request:
@@ -37,9 +37,26 @@ class RequestFile(pydantic.BaseModel):
             method=self.method,
             host=self.host,
             target=self.path,
-            headers={name.lower(): value for name, value in self.headers.items()},
+            headers={
+                name.lower(): value if isinstance(value, str) else ",".join(value)
+                for name, value in self.headers.items()
+                if not name.startswith(":")
+            },
             source_address=self.source_address,
         )
+
+
+def _of_check_request(value: dict[str, Any]) -> dict[str, Any]:
+    """What Envoy asks (`envoy.service.auth.v3.CheckRequest` as JSON), as a request file."""
+    attributes = value["attributes"]
+    http = attributes["request"]["http"]
+    address = attributes.get("source", {}).get("address", {})
+    socket = address.get("socketAddress", address.get("socket_address", {}))
+    wanted = ("method", "host", "path", "headers")
+    return {
+        **{name: http[name] for name in wanted if name in http},
+        "source_address": socket.get("address", ""),
+    }
 
 
 def explain(
@@ -47,7 +64,8 @@ def explain(
         str,
         typer.Argument(
             metavar="REQUEST.json",
-            help="method, host, path, headers, source_address; - reads it from standard input.",
+            help="method, host, path, headers, source_address; or a CheckRequest as JSON; "
+            "- reads it from standard input.",
         ),
     ],
     config: Folder = QUICKSTART,
@@ -62,8 +80,10 @@ def explain(
     Exit status: 0 allowed; 1 denied; 2 the request or the folder can't be read.
     """
     configured = configuration_folder.load(config, StateFolder(state))
-    keys = Keys(issuer_keys=configured.policies.keys_configured(), api_keys=configured.api_keys)
-    result = explained(_request(request), configured.policies, keys, time.time())
+    asked = read_request(request, _content(request))
+    issuer_keys = configuration_folder.issuer_keys(configured.policies)
+    keys = Keys(issuer_keys=issuer_keys, api_keys=configured.api_keys)
+    result = explained(asked, configured.policies, keys, time.time())
     if as_json:
         print_json(result)
     else:
@@ -71,13 +91,23 @@ def explain(
     raise typer.Exit(0 if result["verdict"]["allowed"] else 1)
 
 
-def _request(name: str) -> Request:
+def _content(name: str) -> bytes:
     try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise Misconfigured(f"{name} can't be read: {error.strerror}") from None
+
+
+def read_request(name: str, content: bytes) -> Request:
+    """The request in a file's content. Raises `InvalidInput`, naming the file."""
+    value = parse_json(name, content)
     try:
-        return RequestFile.model_validate(parse_json(name, content)).request()
+        if isinstance(value, dict) and "attributes" in value:
+            value = _of_check_request(value)
+        return RequestFile.model_validate(value).request()
+    except (KeyError, TypeError, AttributeError):
+        what = "is no CheckRequest with attributes.request.http"
+        raise InvalidInput([Problem(name, 0, what)]) from None
     except pydantic.ValidationError as error:
         raise InvalidInput(
             Problem(name, 0, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
