@@ -187,12 +187,13 @@ class System:
         for what, condition in ready.items():
             await self._children.wait_until(condition, what)
         if self._envoy is None:
-            self._children.say(f"ready, without Envoy: {ports}")
+            self._tell_addresses()
             return
         await self._start_envoy(self._envoy)
         policies = configuration_folder.load(self._config, self._folder).policies
+        self._tell_addresses()
+        self._tell_requests()
         self._demo.write(sorted(policies.identity_headers))
-        self._tell()
 
     def _commands(self) -> list[tuple[str, list[str]]]:
         ports, config, folder = self._ports, str(self._config), self._folder
@@ -260,24 +261,31 @@ class System:
             probes.passes(gateway), "a request passes through all of it"
         )
 
-    def _tell(self) -> None:
+    def _tell_addresses(self) -> None:
         from rich.console import Console
         from rich.table import Table
 
         ports = self._ports
-        console = Console(soft_wrap=True)
-        addresses = Table("what", "where", title="Meshwarden is up", title_justify="left")
+        title = "Meshwarden is up" + (", without Envoy" if self._envoy is None else "")
+        addresses = Table("what", "where", title=title, title_justify="left")
+        if self._envoy is not None:
+            addresses.add_row("gateway (Envoy)", f"http://{HOST}:{ports.gateway}")
+            addresses.add_row("Envoy admin", f"http://{HOST}:{ports.envoy_admin}")
         for what, port in (
-            ("gateway (Envoy)", ports.gateway),
-            ("Envoy admin", ports.envoy_admin),
             ("ext_authz health, metrics", ports.ext_authz_http),
             ("ratelimit health, metrics, /json", ports.ratelimit_http),
             ("ratelimit /rlconfig, /stats", ports.ratelimit_debug),
+            ("sample upstream", ports.upstream),
         ):
             addresses.add_row(what, f"http://{HOST}:{port}")
         addresses.add_row("ext_authz gRPC", f"{HOST}:{ports.ext_authz}")
         addresses.add_row("ratelimit gRPC", f"{HOST}:{ports.ratelimit}")
-        console.print(addresses)
+        Console(soft_wrap=True).print(addresses)
+
+    def _tell_requests(self) -> None:
+        from rich.console import Console
+
+        console = Console(soft_wrap=True)
         shell_file = os.path.relpath(self._folder.demo_environment)
         console.print(
             f"In another terminal, [bold]. {shell_file}[/bold], then try:", highlight=False

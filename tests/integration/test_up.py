@@ -1,0 +1,266 @@
+"""`meshwarden up` from its start to its end: edits, failures, signals, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx2
+import pytest
+import redis
+
+from tests.support.ports import free_port, is_listening
+from tests.support.processes import CHECKOUT, Running, running, wait_until
+from tests.support.quickstart import MESHWARDEN, Quickstart, meshwarden, running_quickstart
+from tests.support.redis_server import running_redis
+
+STOPPED_WITHIN_SECONDS = 10
+
+
+def processes_of(pid: int) -> dict[int, str]:
+    """Every process that `pid` started, directly or not, and its command line (Linux)."""
+    found: dict[int, str] = {}
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            found[int(child)] = b" ".join(words).decode()
+            waiting.append(int(child))
+    return found
+
+
+def addresses(process: Running) -> dict[str, str]:
+    """What listens where, from the table that `up` prints."""
+    rows = re.findall(r"│ (\S[^│]*?) +│ (\S+) +│", process.output)
+    return {what: where for what, where in rows if ":" in where}
+
+
+def assert_nothing_is_left(processes: dict[int, str], state: Path) -> None:
+    left = {pid: words for pid, words in processes.items() if Path(f"/proc/{pid}").exists()}
+    assert left == {}
+    assert not (state / "demo.json").exists()
+    assert not (state / "demo.env").exists()
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
+    """A system of this module's own: its configuration is edited, and put back."""
+    with running_quickstart(tmp_path_factory.mktemp("up")) as running_system:
+        yield running_system
+
+
+@contextmanager
+def edited(file: Path, old: str, new: str) -> Iterator[None]:
+    """`file` with `old` replaced by `new`, written in place as an editor does."""
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    try:
+        yield
+    finally:
+        file.write_text(text)
+
+
+def status(system: Quickstart, path: str, caller: str = "reader") -> int:
+    return system.get(path, system.bearer(caller)).status_code
+
+
+def test_an_edited_policy_takes_effect_within_a_second(system: Quickstart):
+    policy = system.config / "policy.yaml"
+    assert status(system, "/orders") == 200
+    with edited(policy, "roles: [reader]", "roles: [admin]"):
+        wait_until(lambda: status(system, "/orders") == 403, "denied", limit_seconds=1)
+        assert status(system, "/orders", "admin") == 200
+    wait_until(lambda: status(system, "/orders") == 200, "allowed again", limit_seconds=1)
+
+
+def test_a_policy_edited_to_an_invalid_one_changes_nothing_and_says_why(system: Quickstart):
+    """In the log, on /readyz?verbose, and by `doctor`."""
+    lines = (system.config / "policy.yaml").read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if "roles: [reader]" in text)
+    told = f"policy.yaml:{line}: unknown field 'spec.rules.2.rolse' (did you mean 'roles'?)"
+    where = addresses(system.process)["ext_authz health, metrics"]
+    with edited(system.config / "policy.yaml", "roles: [reader]", "rolse: [reader]"):
+        wait_until(lambda: told in system.process.output, "the log says why", limit_seconds=1)
+        shown = httpx2.get(f"{where}/readyz?verbose").json()
+        assert (shown["ready"], shown["configuration"]["refused"]["problems"]) == (True, [told])
+        assert status(system, "/orders") == 200
+        assert status(system, "/admin/reports") == 403
+        looked = system.command("doctor", *doctor_options(system))
+        assert looked.returncode == 1
+        assert "WRONG  ext_authz runs the newest configuration: it was refused" in looked.stdout
+    wait_until(
+        lambda: httpx2.get(f"{where}/readyz?verbose").json()["configuration"]["refused"] is None,
+        "the refusal is over",
+    )
+
+
+def test_an_edited_limit_takes_effect_within_a_second(system: Quickstart):
+    token = system.token("--subject", "edits-limits")
+    headers = {"authorization": f"Bearer {token}"}
+    old, new = "requests_per_unit: 5", "requests_per_unit: 0"
+    assert system.get("/limited", headers).status_code == 200
+    with edited(system.config / "limits.yaml", old, new):
+        wait_until(
+            lambda: system.get("/limited", headers).status_code == 429, "none", limit_seconds=1
+        )
+
+
+def doctor_options(system: Quickstart) -> list[str]:
+    where = addresses(system.process)
+    return [
+        *("--gateway", system.gateway, "--envoy-admin", str(system.demo["envoy_admin"])),
+        *("--ext-authz", where["ext_authz health, metrics"]),
+        *("--ratelimit", where["ratelimit health, metrics, /json"]),
+        *("--config", str(system.config)),
+    ]
+
+
+def test_doctor_finds_nothing_wrong_with_a_healthy_system(system: Quickstart):
+    looked = system.command("doctor", "--json", *doctor_options(system))
+    assert looked.returncode == 0, looked.stdout
+    value = json.loads(looked.stdout)
+    assert value["ok"]
+    assert len(value["findings"]) > 8
+
+
+def test_doctor_names_what_does_not_run_and_what_a_stranger_answers(system: Quickstart):
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with stranger() as somebody:
+        wrong = ["--ratelimit", nobody, "--ext-authz", somebody, "--gateway", "http://["]
+        looked = system.command("doctor", *doctor_options(system), *wrong)
+    assert (looked.returncode, looked.stderr) == (1, "")
+    told = [line for line in looked.stdout.splitlines() if line.startswith("WRONG")]
+    assert told == [
+        f"WRONG  ext_authz answers at {somebody}: something else answers there",
+        f"WRONG  ratelimit_service answers at {nobody}: no answer within a second; is it running?",
+        "WRONG  the gateway at http://[ denies an unknown caller: no answer within a second",
+    ]
+
+
+@contextmanager
+def stranger() -> Iterator[str]:
+    """An HTTP server that knows nothing of us; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_demo_and_the_keys_are_readable_by_their_owner_alone(system: Quickstart):
+    for name in ("demo.json", "demo.env", "issuer.pem", "pepper", "api_keys.json"):
+        assert (system.state / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_no_credential_of_the_demo_is_in_the_log(system: Quickstart):
+    for credential in system.demo["credentials"].values():
+        assert credential not in system.process.output
+
+
+def test_ctrl_c_stops_everything_and_leaves_nothing(system: Quickstart):
+    """The last test on this system: it ends it."""
+    processes = processes_of(system.process.pid)
+    names = ("ext_authz", "ratelimit_service", "sample_upstream", "envoy")
+    for name in names:
+        assert any(name in words for words in processes.values()), name
+    began = time.monotonic()
+    system.process.child.send_signal(signal.SIGINT)
+    assert system.process.child.wait(STOPPED_WITHIN_SECONDS + 5) == 0
+    assert time.monotonic() - began < STOPPED_WITHIN_SECONDS
+    assert_nothing_is_left(processes, system.state)
+    assert "Traceback" not in system.process.output + system.process.errors
+
+
+def test_without_envoy_and_with_redis_the_services_run_and_count_there(tmp_path: Path):
+    """And when one of them dies, the rest is stopped with a message and the status 1."""
+    shutil.copytree(CHECKOUT / "examples" / "quickstart", tmp_path / "config")
+    state = tmp_path / "state"
+    words = [*MESHWARDEN, "up", "--no-envoy", "--ports", "auto", "--state", str(state)]
+    with running_redis() as server, redis.Redis(port=server.port) as counters:
+        words += ["--config", str(tmp_path / "config"), "--redis", server.url]
+        with running(words) as process:
+            process.wait_until(
+                lambda: "ratelimit gRPC" in process.output, "it is up", limit_seconds=30
+            )
+            where = addresses(process)
+            assert "gateway (Envoy)" not in where
+            question = {
+                "domain": "quickstart",
+                "descriptors": [
+                    {
+                        "entries": [
+                            {"key": "rule", "value": "limited"},
+                            {"key": "principal", "value": "jwt:rita"},
+                        ]
+                    }
+                ],
+            }
+            url = f"{where['ratelimit health, metrics, /json']}/json"
+            statuses = [httpx2.post(url, json=question).status_code for _ in range(11)]
+            assert statuses[0] == 200
+            assert statuses[-1] == 429
+            assert counters.dbsize() >= 1
+            processes = processes_of(process.pid)
+            assert not any("--config-path" in command for command in processes.values())
+            part = next(pid for pid, words in processes.items() if "ratelimit_service" in words)
+            os.kill(part, signal.SIGKILL)
+            assert process.child.wait(STOPPED_WITHIN_SECONDS) == 1
+            assert "ratelimit ended with status -9; stopping the rest" in process.output
+            assert_nothing_is_left(processes, state)
+
+
+def test_a_signal_while_it_starts_stops_everything_too(tmp_path: Path):
+    """Here it waits for a Redis that is not there; the log says so."""
+    words = [*MESHWARDEN, "up", "--no-envoy", "--ports", "auto", "--state", str(tmp_path / "state")]
+    with running([*words, "--redis", f"redis://127.0.0.1:{free_port()}"]) as process:
+        process.wait_until(
+            lambda: "not_ready" in process.output, "ratelimit is not ready", limit_seconds=20
+        )
+        processes = processes_of(process.pid)
+        assert process.stop() == 0
+        assert_nothing_is_left(processes, tmp_path / "state")
+
+
+def test_a_taken_port_is_told_by_its_number_and_nothing_is_started(tmp_path: Path):
+    with ExitStack() as held:
+        if not is_listening(6070):  # What somebody else took is as good.
+            held.enter_context(socket.create_server(("127.0.0.1", 6070)))
+        done = meshwarden("up", "--no-envoy", state=tmp_path / "state")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "port 6070 on 127.0.0.1 can't be bound: Address already in use" in done.stderr
+    assert "--ports auto" in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_faulty_configuration_is_refused_before_anything_starts(tmp_path: Path):
+    folder = tmp_path / "config"
+    folder.mkdir()
+    (folder / "policy.yaml").write_text("kind: AccessPolicy\n")
+    done = meshwarden("up", "--config", str(folder), state=tmp_path / "state")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "policy.yaml:1: " in done.stderr
+    assert "has faults; nothing was started" in done.stderr
+    assert not (tmp_path / "state").exists()
