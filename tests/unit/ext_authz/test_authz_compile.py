@@ -182,6 +182,15 @@ def test_a_fault_in_one_resource_is_not_reported_of_those_that_name_it():
             "the header 'x-api-key' is read by two ways to identify",
         ),
         ([access_policy(RULE, identify=[{}])], "exactly one of jwt, apiKey"),
+        ([access_policy(RULE, identify=[{"apiKey": {"sources": [{}]}}])], "exactly one of header"),
+        (
+            [
+                access_policy(
+                    RULE, identify=[{"apiKey": {"sources": [{"query": "k", "scheme": "A"}]}}]
+                )
+            ],
+            "a scheme goes with a header",
+        ),
         ([token_issuer(jwks={})], "exactly one of inline, file, url, development"),
         ([token_issuer(jwks={"url": "file:///etc/passwd"})], "spec.jwks.url"),
         ([token_issuer(jwks={"development": True})], "not switched on here"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -89,6 +90,7 @@ async def test_an_unknown_key_makes_one_fetch_in_a_while(server):
         assert not await fetcher.refresh("nobody")
 
 
+OVERSIZED = json.dumps(jwks(ED)).encode() + b" " * BYTES_AT_MOST
 MISBEHAVIOUR = {
     "an error": {"status": 500},
     "a redirect": {"status": 302, "headers": {"location": "/elsewhere"}},
@@ -100,9 +102,9 @@ MISBEHAVIOUR = {
     "deep nesting": {"body": b"[" * 100_000},
     "a long number": {"body": b"9" * 5000},
     "a private key": {"body": b'{"keys": [{"kty": "EC", "crv": "P-256", "d": "AA"}]}'},
-    "too much": {"body": b" " * (BYTES_AT_MOST + 1)},
+    "too much": {"body": OVERSIZED},
     "too much when unpacked": {
-        "body": gzip.compress(b" " * (BYTES_AT_MOST + 1)),
+        "body": gzip.compress(OVERSIZED),
         "headers": {"content-encoding": "gzip"},
     },
     "broken compression": {"body": b"x", "headers": {"content-encoding": "gzip"}},
