@@ -184,7 +184,7 @@ def test_explain_says_who_is_denied_and_why(command: Command, tmp_path: Path):
         (b'{"path": "\xff"}', "-:1: not UTF-8 text"),
         (b"[" * 100_000, "-: nested too deeply"),
         (b'{"paht": "/"}', "-: paht: Extra inputs are not permitted"),
-        (b'{"headers": {"a": 1}}', "-: headers.a: Input should be a valid string"),
+        (b'{"headers": {"a": 1}}', "-: headers.a"),
         (b"[]", "Input should be"),
     ],
 )
