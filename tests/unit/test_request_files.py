@@ -40,5 +40,5 @@ def test_a_repeated_header_is_merged_as_envoy_merges_it():
 
 @pytest.mark.parametrize("content", [b"[]", b'{"attributes": {}}', b'{"attributes": 1}', b"{"])
 def test_what_is_no_request_is_refused_with_its_name(content: bytes):
-    with pytest.raises(InvalidInput, match="asked.json"):
+    with pytest.raises(InvalidInput, match=r"asked\.json"):
         read_request("asked.json", content)
