@@ -5,9 +5,9 @@ UV := .tools/uv/bin/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE := copy
+export UV_COMPILE_BYTECODE := 1
 # The machine's own certificates where it has some: companies add theirs there.
 export UV_SYSTEM_CERTS := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt),true,false)
-export PYTHONDONTWRITEBYTECODE := 1
 unexport VIRTUAL_ENV
 
 .PHONY: help install up test check format audit perf clean

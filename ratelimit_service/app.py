@@ -114,7 +114,6 @@ class _Compiler:
         self._options = options(settings)
         self._merges_domains = settings.merge_domain_config
         self._statistics = statistics
-        self._refused_version = ""
 
     def compiled(self, bundle: Bundle) -> Rules:
         try:
@@ -122,10 +121,7 @@ class _Compiler:
                 bundle, merges_domains=self._merges_domains, options=self._options
             )
         except InvalidInput:
-            if bundle.version != self._refused_version:
-                self._statistics.add("config_load_error")
-            self._refused_version = bundle.version
+            self._statistics.add("config_load_error")
             raise
         self._statistics.add("config_load_success")
-        self._refused_version = ""
         return rules

@@ -4,13 +4,15 @@ of it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.telemetry import Metrics
-from meshwarden.core.snapshot import Accepted, Bundle, Refused, SnapshotHolder
+from meshwarden.core.snapshot import Accepted, Bundle, Refused, SnapshotHolder, Unchanged
 
 SnapshotType = TypeVar("SnapshotType")
 
@@ -49,7 +51,9 @@ class Configuration(Generic[SnapshotType]):
 
     def offer(self, bundle: Bundle) -> None:
         """Take `bundle` or refuse it; say so once for each version."""
-        outcome = self._holder.offer(bundle)
+        self._took(self._holder.offer(bundle))
+
+    def _took(self, outcome: Accepted | Unchanged | Refused) -> None:
         if isinstance(outcome, Accepted) and self._holder.current is not None:
             self._apply(self._holder.current)
             self._offers.add("accepted")
@@ -70,9 +74,14 @@ class Configuration(Generic[SnapshotType]):
         self._refused_version = ""
 
     async def follow(self) -> None:
-        """Offer each bundle that the source yields, for ever."""
-        async for bundle in self._source.changes(self._resync_seconds):
-            self.offer(bundle)
+        """Offer each bundle that the source yields, for ever.
+
+        A large one takes seconds to compile: that is done in a thread, so that requests are
+        answered meanwhile, and put to work in the event loop.
+        """
+        async with aclosing(self._source.changes(self._resync_seconds)) as bundles:
+            async for bundle in bundles:
+                self._took(await asyncio.to_thread(self._holder.offer, bundle))
 
     def missing(self) -> str:
         """Why there is no snapshot yet; empty once there is one."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -88,6 +88,9 @@ class FolderSource:
                 path = place / name
                 if path.suffix in SUFFIXES and not name.endswith((".test.yaml", ".test.yml")):
                     found.append((path.relative_to(self.folder).as_posix(), path))
+        if not found and not problems:
+            # An emptied folder is taken for an accident: it would lift every limit.
+            problems.append(Problem(str(self.folder), 0, "holds no *.yaml or *.yml file"))
         if len(found) > FILES_AT_MOST:
             problems.append(Problem(str(self.folder), 0, f"holds more than {FILES_AT_MOST} files"))
         return sorted(found)[:FILES_AT_MOST]
@@ -113,7 +116,7 @@ class FolderSource:
             path.name.startswith("..") and path.parent in {other.parent for other in beside}
         )
 
-    async def changes(self, resync_seconds: float) -> AsyncIterator[Bundle]:
+    async def changes(self, resync_seconds: float) -> AsyncGenerator[Bundle]:
         """A bundle at first, after each change that was seen, and every `resync_seconds` whether
         one was seen or not.
         """

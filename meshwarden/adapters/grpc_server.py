@@ -40,6 +40,9 @@ from meshwarden.core.faults import Fault, Misconfigured
 Metadata = Sequence[tuple[str, str | bytes]]
 Handler = Callable[[bytes, Metadata], bytes | Awaitable[bytes]]
 
+MESSAGE_SECONDS_AT_MOST = 5.0
+"""A call whose message does not come is ended: it counts as in flight meanwhile."""
+
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
@@ -158,7 +161,9 @@ class GrpcServer:
             ("grpc.http2.min_ping_interval_without_data_ms", ping_milliseconds),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", ping_milliseconds),
             ("grpc.http2.max_ping_strikes", 3),
-            ("grpc.max_concurrent_streams", 2 * settings.calls_at_most),
+            # Far above `calls_at_most`: a refused stream is an error, where a flood must be answered
+            # in-band.
+            ("grpc.max_concurrent_streams", max(10_000, 2 * settings.calls_at_most)),
         ]
 
     async def _check_health(self, message: bytes, _metadata: Metadata) -> bytes:
@@ -181,7 +186,8 @@ class GrpcServer:
                     )
                     raise AssertionError("abort returned")
                 return method.overloaded()
-            message: bytes = await context.read()
+            async with asyncio.timeout(MESSAGE_SECONDS_AT_MOST):
+                message: bytes = await context.read()
             if message is aio.EOF:
                 raise GrpcFailure(3, "the call has no message")
             metadata: Metadata = context.invocation_metadata() or ()
@@ -193,6 +199,10 @@ class GrpcServer:
             status = grpc_status(error) if isinstance(error, Fault) else error.code
             code = status.name
             await context.abort(status, str(error))
+            raise AssertionError("abort returned") from None
+        except TimeoutError:
+            code = "DEADLINE_EXCEEDED"
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no message came in time")
             raise AssertionError("abort returned") from None
         except asyncio.CancelledError:
             code = "CANCELLED"

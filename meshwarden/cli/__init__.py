@@ -1,4 +1,4 @@
-"""The command line: one module a command; each imports what it needs when it runs.
+"""The command line: one module a command, imported only when it is called.
 
 Exit status of every command: 0 it went well; 1 what was looked at has faults; 2 it was called, or
 is set up, wrongly.
@@ -6,36 +6,55 @@ is set up, wrongly.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 
 import typer
 
-from meshwarden.cli import check, doctor, explain, keys, render, token, up
 from meshwarden.core.faults import Fault
 
-app = typer.Typer(
-    name="meshwarden",
-    help="Decides, for every request at an Envoy or Istio proxy, who is calling, whether they may, "
-    "and how often.",
-    epilog="Exit status: 0 it went well; 1 what was looked at has faults; "
-    "2 called or set up wrongly.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-app.command("up")(up.up)
-app.command("check")(check.check)
-app.command("explain")(explain.explain)
-app.command("token")(token.token)
-app.command("doctor")(doctor.doctor)
-app.add_typer(keys.app, name="keys")
-app.add_typer(render.app, name="render")
+COMMANDS = ("up", "check", "explain", "token", "keys", "render", "doctor")
+"""Each is a module here with a function of its name, or, where it has subcommands, with an
+`app`.
+"""
+
+
+def application(words: Sequence[str]) -> typer.Typer:
+    """The command line as the words after its name need it: the command that they call, else
+    all.
+    """
+    app = typer.Typer(
+        name="meshwarden",
+        epilog="Exit status: 0 it went well; 1 what was looked at has faults; "
+        "2 called or set up wrongly.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_purpose)
+    is_completing = "_MESHWARDEN_COMPLETE" in os.environ
+    called = words[0] if words and words[0] in COMMANDS and not is_completing else ""
+    for name in [called] if called else COMMANDS:
+        module = import_module(f"meshwarden.cli.{name}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name))
+    return app
+
+
+def _purpose() -> None:
+    """Decides, for every request at an Envoy or Istio proxy, who is calling, whether they may, and
+    how often.
+    """
 
 
 def main() -> None:
     """Run the command line; a fault is told on standard error, without a traceback."""
     try:
-        app()
+        application(sys.argv[1:])()
     except Fault as fault:
         for problem in fault.problems:
             sys.stderr.write(f"meshwarden: {problem}\n")

@@ -59,7 +59,10 @@ def _in_folder(folder: Path, problem: Problem) -> Problem:
     path = folder / problem.file
     if not problem.file or not path.exists():
         return problem
-    return Problem(os.path.relpath(path), problem.line, problem.what, problem.hint)
+    shown = os.path.relpath(path)
+    if shown.startswith(".."):
+        shown = str(path.absolute())
+    return Problem(shown, problem.line, problem.what, problem.hint)
 
 
 def load(folder: Path, state: StateFolder) -> Configured:

@@ -87,5 +87,10 @@ class SnapshotHolder(Generic[SnapshotType]):
         except InvalidInput as error:
             self.refusal = Refused(bundle.version, error.problems)
             return self.refusal
+        except Exception as error:
+            # A fault of ours in reading a configuration may not take down what serves.
+            what = f"reading it failed with {type(error).__name__}, which is a fault of Meshwarden"
+            self.refusal = Refused(bundle.version, (Problem("", 0, what),))
+            return self.refusal
         self.current, self.version, self.refusal = compiled, bundle.version, None
         return Accepted(bundle.version)

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from meshwarden.core import documents
 from meshwarden.core.documents import NODES_AT_MOST, decode
 from meshwarden.core.faults import InvalidInput, Problem
 
@@ -78,7 +79,7 @@ def read(file: str, content: bytes) -> list[Value]:
     """The documents of one file. Raises `InvalidInput`, in the reference's words where it can."""
     text = decode(file, content)
     try:
-        nodes = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
+        nodes = documents.nodes(text)
         reader = _Reader(file)
         return [reader.value(node, depth=0) for node in nodes if node is not None]
     except yaml.MarkedYAMLError as error:

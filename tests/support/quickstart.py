@@ -1,4 +1,6 @@
-"""The whole system as a user starts it: `meshwarden up`, on free ports and a copy of the quickstart."""
+"""The whole system as a user starts it: `meshwarden up`, on free ports and a copy of the
+quickstart.
+"""
 
 from __future__ import annotations
 
