@@ -126,8 +126,10 @@ class FolderSource:
                 await asyncio.sleep(resync_seconds)
                 yield self.read()
                 continue
+            is_over = asyncio.Event()
             watcher = awatch(
                 *watched,
+                stop_event=is_over,
                 watch_filter=self._concerns_us,
                 debounce=WAIT_FOR_QUIET_MILLISECONDS,
                 step=QUIET_MILLISECONDS,
@@ -146,6 +148,8 @@ class FolderSource:
                     seen = asyncio.ensure_future(anext(watcher))
                     yield self.read()
             finally:
+                # The watching thread ends by this event; cancelling alone once left it running.
+                is_over.set()
                 seen.cancel()
                 with suppress(asyncio.CancelledError, FileNotFoundError):
                     await seen
