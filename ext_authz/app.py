@@ -59,6 +59,7 @@ def build(service: Service, settings: Settings) -> None:
         SnapshotHolder(partial(compile_policies, options=options)),
         source(settings),
         apply=apply,
+        counts=Configured.counts,
         metrics=service.metrics,
         resync_seconds=settings.configuration.resync_seconds,
     )

@@ -20,6 +20,7 @@ from ratelimit_service.adapters.redis_watch import RedisWatch
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
+from ratelimit_service.core.tree import described_limits
 from ratelimit_service.settings import Settings
 
 __all__ = ["Settings", "build", "options", "source"]
@@ -69,6 +70,7 @@ def build(service: Service, settings: Settings) -> None:
         SnapshotHolder(_Compiler(settings, statistics).compiled),
         source(settings),
         apply=apply,
+        counts=_counts,
         metrics=service.metrics,
         resync_seconds=settings.configuration.resync_seconds,
     )
@@ -105,6 +107,12 @@ def _store(service: Service, settings: Settings) -> Store:
     service.tasks.append(watch.run)
     service.closers.append(store.close)
     return store
+
+
+def _counts(rules: Rules) -> dict[str, int]:
+    """How much of what is configured."""
+    limits = described_limits(rules.domains.values())
+    return {"domains": len(rules.domains), "limits": len(limits)}
 
 
 class _Compiler:

@@ -83,7 +83,7 @@ class Check:
         verdict = self._decide(request)
         if verdict.issuer_to_refresh and request is not None:
             return self._after_refresh(request, verdict, began)
-        return self._answer(verdict, began)
+        return self._answer(verdict, began, request)
 
     def overloaded(self) -> bytes:
         """The answer when too many calls are in flight: a denial, so that no flood switches us
@@ -106,13 +106,13 @@ class Check:
             has_changed = False
         if has_changed:
             verdict = self._decide(request)
-        return self._answer(verdict, began)
+        return self._answer(verdict, began, request)
 
-    def _answer(self, verdict: Verdict, began: float) -> bytes:
+    def _answer(self, verdict: Verdict, began: float, request: Request | None = None) -> bytes:
         self._verdicts.add("allowed" if verdict.is_allowed else "denied", verdict.reason)
         for rule in verdict.failed_conditions:
             self._failed.add(verdict.policy, rule)
-        encoded = encode(verdict)
+        encoded = encode(verdict, is_grpc=request is not None and _is_grpc(request))
         self._seconds.add(time.perf_counter() - began)
         return encoded
 
@@ -176,8 +176,16 @@ def trace_headers(message: bytes) -> Mapping[str, str]:
     return {} if request is None else request.headers
 
 
-def encode(verdict: Verdict) -> bytes:
-    """The CheckResponse of a verdict; the one place where status and response are paired."""
+def _is_grpc(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("application/grpc")
+
+
+def encode(verdict: Verdict, *, is_grpc: bool = False) -> bytes:
+    """The CheckResponse of a verdict; the one place where status and response are paired.
+
+    Of a denial Envoy makes a gRPC status where the request is gRPC, its body the message: for
+    `is_grpc` that is words and no JSON.
+    """
     response = CheckResponse()
     fields = response.dynamic_metadata.fields
     fields["reason"].string_value = verdict.reason
@@ -191,7 +199,7 @@ def encode(verdict: Verdict) -> bytes:
     if verdict.is_allowed:
         _encode_allowed(response, verdict)
     else:
-        _encode_denied(response, verdict)
+        _encode_denied(response, verdict, is_grpc=is_grpc)
     return bytes(response.SerializeToString())
 
 
@@ -207,11 +215,12 @@ def _encode_allowed(response: Any, verdict: Verdict) -> None:
     allowed.query_parameters_to_remove.extend(verdict.query_parameters_to_remove)
 
 
-def _encode_denied(response: Any, verdict: Verdict) -> None:
+def _encode_denied(response: Any, verdict: Verdict, *, is_grpc: bool) -> None:
     response.status.code = _STATUS_CODES.get(verdict.status, _GRPC_PERMISSION_DENIED)
     denied = response.denied_response
     denied.status.code = verdict.status
-    denied.body = problem_body(verdict)
+    told = f"{verdict.reason}: {verdict.detail}" if is_grpc else problem_body(verdict)
+    denied.body = told
     headers = [("content-type", PROBLEM_TYPE), ("cache-control", "no-store")]
     if verdict.challenges:
         # One line for all: Envoy drops headers that are to be appended to a denial.

@@ -1,7 +1,6 @@
 """From a bundle of files to what `decide` reads; everything that is wrong is found in one go.
 
-Takes the kinds of authorization; `RateLimit` resources and plain rate-limit files are another
-service's business.
+`resources.py` reads each resource; here they are put together: references, duplicates, conditions.
 """
 
 from __future__ import annotations
@@ -9,20 +8,17 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from ext_authz.core.api_keys import ApiKeys, parse_key_file
 from ext_authz.core.conditions import Condition
 from ext_authz.core.hosts import HostIndex, parse_host_pattern
 from ext_authz.core.jwks import EMPTY, KeySet, key_set, parse_jwks
 from ext_authz.core.kinds import (
-    MODELS,
     AccessPolicy,
     AccessRole,
     AccessRoleBinding,
     CredentialSource,
     IdentifyMethod,
-    Resource,
     Rule,
     TokenIssuer,
 )
@@ -37,22 +33,14 @@ from ext_authz.core.policies import (
     Roles,
     Source,
 )
-from meshwarden.core.documents import (
-    Document,
-    Path,
-    envelope_problems,
-    hint_for,
-    parse,
-    validate,
-)
-from meshwarden.core.faults import InvalidInput, Problem
+from ext_authz.core.resources import Resources
+from meshwarden.core.documents import Document, Path, hint_for, parse
+from meshwarden.core.faults import InvalidInput
 from meshwarden.core.snapshot import Bundle
 
 API_KEYS = "@api_keys"
 PEPPER = "@pepper"
 DEVELOPMENT_JWKS = "@development_jwks"
-
-SomeResource = TypeVar("SomeResource", bound=Resource)
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,15 @@ class Configured:
 
     policies: PolicySet
     api_keys: ApiKeys = field(default_factory=ApiKeys)
+
+    def counts(self) -> dict[str, int]:
+        """How much of what is configured."""
+        return {
+            "hosts": len(self.policies.policies),
+            "issuers": len(self.policies.issuers),
+            "roles": len(self.policies.roles.closure),
+            "api_keys": len(self.api_keys),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,30 +108,23 @@ class _Compiler:
     def __init__(self, bundle: Bundle, options: Options) -> None:
         self._files = bundle.files
         self._options = options
-        self.problems: list[Problem] = []
-        self._resources: dict[str, dict[str, tuple[Document, Resource]]] = {
-            kind: {} for kind in MODELS
-        }
-        self._named: dict[str, set[str]] = {kind: set() for kind in MODELS}
-        """Every resource by its name, the faulty ones, too: naming one of those is no fault."""
+        self._resources = Resources(bundle.files)
+        self.problems = self._resources.problems
 
     def run(self) -> Configured:
-        for name, content in self._files.items():
-            if name.endswith((".yaml", ".yml")):
-                self._read(name, content)
         issuers = self._issuers()
         roles = self._roles()
         policies: dict[str, Policy] = {}
         claimed: dict[str, str] = {}
         identity_headers: set[str] = set()
-        for document, resource in self._of_kind(AccessPolicy):
+        for document, resource in self._resources.of_kind(AccessPolicy):
             policy = self._policy(document, resource)
             identity_headers.update(resource.spec.identityHeaders)
             for index, text in enumerate(resource.spec.hosts):
                 host = parse_host_pattern(text)
                 if host in claimed:
                     what = f"the host '{host}' is already covered by AccessPolicy '{claimed[host]}'"
-                    self._problem(document, what, ("spec", "hosts", index))
+                    self._resources.refuse(document, what, ("spec", "hosts", index))
                 claimed[host] = resource.name
                 policies[host] = policy
         policy_set = PolicySet(
@@ -146,68 +136,25 @@ class _Compiler:
         )
         return Configured(policy_set, self._api_keys())
 
-    def _read(self, name: str, content: bytes) -> None:
-        try:
-            documents = parse(name, content)
-        except InvalidInput as error:
-            self.problems.extend(error.problems)
-            return
-        for document in documents:
-            value = document.value
-            is_plain_limit = isinstance(value, dict) and "domain" in value and "kind" not in value
-            if is_plain_limit or document.kind == "RateLimit":
-                continue
-            problems = list(envelope_problems(document))
-            self.problems.extend(problems)
-            model = MODELS.get(document.kind)
-            if model is None:
-                continue
-            if document.name:
-                self._named[document.kind].add(document.name)
-            if any("apiVersion" in problem.what for problem in problems):
-                continue
-            try:
-                resource = validate(document, model)
-            except InvalidInput as error:
-                known = {problem.line for problem in problems}
-                self.problems.extend(p for p in error.problems if p.line not in known)
-                continue
-            self._add(document, resource)
-
-    def _add(self, document: Document, resource: Resource) -> None:
-        named = self._resources[document.kind]
-        if resource.name in named:
-            first = named[resource.name][0]
-            what = f"{document.kind} '{resource.name}' stands twice"
-            place = f"the first is at {first.file}:{first.line()}"
-            self._problem(document, what, ("metadata", "name"), place)
-            return
-        named[resource.name] = (document, resource)
-
-    def _of_kind(self, model: type[SomeResource]) -> list[tuple[Document, SomeResource]]:
-        found = self._resources[model.__name__].values()
-        return [(document, resource) for document, resource in found if isinstance(resource, model)]
-
-    def _problem(self, document: Document, what: str, path: Path = (), hint: str = "") -> None:
-        self.problems.append(document.problem(what, path, hint))
-
     # --- issuers and keys
 
     def _issuers(self) -> dict[str, Issuer]:
         issuers: dict[str, Issuer] = {}
         prefixes: dict[str, str] = {}
-        for document, resource in self._of_kind(TokenIssuer):
+        for document, resource in self._resources.of_kind(TokenIssuer):
             spec = resource.spec
             if spec.issuer in issuers:
                 first = issuers[spec.issuer].name
                 what = f"the issuer '{spec.issuer}' is already TokenIssuer '{first}'"
-                self._problem(document, what, ("spec", "issuer"))
+                self._resources.refuse(document, what, ("spec", "issuer"))
             if spec.subjectPrefix in prefixes:
                 what = (
                     f"TokenIssuer '{prefixes[spec.subjectPrefix]}' has the same subjectPrefix "
                     f"'{spec.subjectPrefix}', so each could speak for the other's subjects"
                 )
-                self._problem(document, what, ("spec",), "give one of them another subjectPrefix")
+                self._resources.refuse(
+                    document, what, ("spec",), "give one of them another subjectPrefix"
+                )
             prefixes[spec.subjectPrefix] = resource.name
             issuers[spec.issuer] = Issuer(resource.name, spec, self._key_set(document, resource))
         return issuers
@@ -226,15 +173,15 @@ class _Compiler:
                 return parse_jwks(name, content)
             if source.file:
                 what = f"the file '{source.file}' is missing or can't be read"
-                self._problem(document, what, (*path, "file"))
+                self._resources.refuse(document, what, (*path, "file"))
             if source.development and not self._options.assumes_development_keys:
                 hint = "it is for one machine only; name the issuer's keys by url, file or inline"
                 what = "the development issuer is not switched on here"
-                self._problem(document, what, (*path, "development"), hint)
+                self._resources.refuse(document, what, (*path, "development"), hint)
         except InvalidInput as error:
             self.problems.extend(error.problems)
         except ValueError as error:
-            self._problem(document, f"the JWKS {error}", path)
+            self._resources.refuse(document, f"the JWKS {error}", path)
         return EMPTY
 
     def _api_keys(self) -> ApiKeys:
@@ -251,20 +198,21 @@ class _Compiler:
 
     def _roles(self) -> Roles:
         inherits: dict[str, list[str]] = {}
-        for document, role in self._of_kind(AccessRole):
+        for document, role in self._resources.of_kind(AccessRole):
             inherits[role.name] = list(role.spec.inherits)
             self._known(document, "AccessRole", role.spec.inherits, ("spec", "inherits"))
         closure = {name: _closure(name, inherits) for name in inherits}
-        for document, role in self._of_kind(AccessRole):
+        for document, role in self._resources.of_kind(AccessRole):
             if any(role.name in _closure(parent, inherits) for parent in role.spec.inherits):
                 what = f"AccessRole '{role.name}' inherits itself"
-                self._problem(document, what, ("spec", "inherits"))
+                self._resources.refuse(document, what, ("spec", "inherits"))
         permissions = {
-            role.name: frozenset(role.spec.permissions) for _, role in self._of_kind(AccessRole)
+            role.name: frozenset(role.spec.permissions)
+            for _, role in self._resources.of_kind(AccessRole)
         }
         of_principal: dict[str, frozenset[str]] = {}
         of_group: dict[str, frozenset[str]] = {}
-        for document, binding in self._of_kind(AccessRoleBinding):
+        for document, binding in self._resources.of_kind(AccessRoleBinding):
             self._known(document, "AccessRole", [binding.spec.role], ("spec", "role"))
             for subject in binding.spec.subjects:
                 holders, name = (
@@ -277,20 +225,26 @@ class _Compiler:
 
     def _known(self, document: Document, kind: str, names: Iterable[str], path: Path) -> None:
         """Say of each of `names`, which stand at `path`, that nothing of the kind has it."""
-        known = self._named[kind]
+        known = self._resources.named[kind]
         for index, name in enumerate(names):
             if name not in known:
                 hint = hint_for(name, known) if known else "define it"
-                self._problem(document, f"there is no {kind} '{name}'", (*path, index), hint)
+                self._resources.refuse(
+                    document, f"there is no {kind} '{name}'", (*path, index), hint
+                )
 
     def _granted_permissions(self, document: Document, names: Iterable[str], path: Path) -> None:
         """Say of each of `names` that no role grants it: a deny rule with it would never match."""
-        granted = {p for _, role in self._of_kind(AccessRole) for p in role.spec.permissions}
-        are_all_roles_read = self._resources["AccessRole"].keys() == self._named["AccessRole"]
+        granted = {
+            p for _, role in self._resources.of_kind(AccessRole) for p in role.spec.permissions
+        }
+        are_all_roles_read = self._resources.are_all_valid("AccessRole")
         for index, name in enumerate(names):
             if name not in granted and are_all_roles_read:
                 hint = hint_for(name, granted) if granted else "grant it"
-                self._problem(document, f"no AccessRole grants '{name}'", (*path, index), hint)
+                self._resources.refuse(
+                    document, f"no AccessRole grants '{name}'", (*path, index), hint
+                )
 
     # --- policies
 
@@ -304,10 +258,10 @@ class _Compiler:
             for source in method.sources:
                 if any(_overlap(source, other) for other in seen):
                     what = f"the {source.place} '{source.name}' is read by two ways to identify"
-                    self._problem(document, what, ("spec", "identify", index))
+                    self._resources.refuse(document, what, ("spec", "identify", index))
                 if source.place == "header" and source.name in spec.identityHeaders:
                     what = f"the header '{source.name}' brings the credential and the identity"
-                    self._problem(document, what, ("spec", "identify", index))
+                    self._resources.refuse(document, what, ("spec", "identify", index))
                 seen.append(source)
         rules = [
             (rule.effect, self._rule(document, index, rule))
@@ -340,7 +294,7 @@ class _Compiler:
             try:
                 condition = Condition(rule.when)
             except ValueError as error:
-                self._problem(document, f"when: {error}", (*path, "when"))
+                self._resources.refuse(document, f"when: {error}", (*path, "when"))
         default = "identified" if rule.effect == "allow" else "anyone"
         return CompiledRule(
             name=rule.name,

@@ -59,6 +59,7 @@ class Condition:
             if found is None:
                 raise ValueError(f"not a condition: {str(error).splitlines()[0]}") from None
             line, column, what = found.groups()
+            what = what.removesuffix(" (in container '')")
             raise ValueError(f"line {line}, column {column}: {what}") from None
         if self._expression.return_type() not in (cel.Type.BOOL, cel.Type.DYN):
             kind = self._expression.return_type().name()

@@ -11,12 +11,12 @@ and 403 for a known one. `decide` awaits nothing, locks nothing, reads no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ext_authz.core.conditions import variables_of
 from ext_authz.core.credentials import credential_removal
+from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
 from ext_authz.core.model import (
@@ -102,46 +102,48 @@ class Outcome:
 
 
 _MATCH = Outcome()
-_CHECKS: tuple[tuple[str, Callable[[CompiledRule, Facts], bool]], ...] = (
-    ("methods", lambda rule, facts: not rule.methods or facts.method in rule.methods),
-    (
-        "paths",
-        lambda rule, facts: (
-            not rule.patterns or any(pattern.matches(facts.path) for pattern in rule.patterns)
-        ),
-    ),
-    ("callers", lambda rule, facts: rule.is_for_anyone or facts.is_identified),
-    ("roles", lambda rule, facts: not rule.roles or not rule.roles.isdisjoint(facts.roles)),
-    (
-        "permissions",
-        lambda rule, facts: not rule.permissions or rule.permissions <= facts.permissions(),
-    ),
-    ("scopes", lambda rule, facts: rule.scopes <= facts.principal.scopes),
-    (
-        "groups",
-        lambda rule, facts: not rule.groups or not rule.groups.isdisjoint(facts.principal.groups),
-    ),
-    (
-        "principals",
-        lambda rule, facts: not rule.principals or facts.principal.name in rule.principals,
-    ),
-)
-_UNMET = {name: Outcome(name) for name, _ in _CHECKS}
-_WHEN_FALSE = Outcome("when")
+_UNMET = {
+    name: Outcome(name)
+    for name in (
+        *("methods", "paths", "callers", "roles", "permissions", "scopes", "groups"),
+        *("principals", "when"),
+    )
+}
 _WHEN_FAILED = Outcome("when", has_failed=True)
 
 
 def examine(rule: CompiledRule, facts: Facts) -> Outcome:
-    """Hold one rule against the request."""
-    for name, holds in _CHECKS:
-        if not holds(rule, facts):
-            return _UNMET[name]
+    """Hold one rule against the request, the cheapest questions first."""
+    unmet = _first_unmet(rule, facts)
+    if unmet:
+        return _UNMET[unmet]
     if rule.condition is None:
         return _MATCH
     result = rule.condition.holds(facts.variables())
     if result is None:
         return _WHEN_FAILED
-    return _MATCH if result else _WHEN_FALSE
+    return _MATCH if result else _UNMET["when"]
+
+
+def _first_unmet(rule: CompiledRule, facts: Facts) -> str:
+    """The first thing that `rule` asks for and that does not hold; its condition is not asked."""
+    if rule.methods and facts.method not in rule.methods:
+        return "methods"
+    if rule.patterns and not any(pattern.matches(facts.path) for pattern in rule.patterns):
+        return "paths"
+    if not (rule.is_for_anyone or facts.is_identified):
+        return "callers"
+    if rule.roles and rule.roles.isdisjoint(facts.roles):
+        return "roles"
+    if rule.permissions and not rule.permissions <= facts.permissions():
+        return "permissions"
+    if not rule.scopes <= facts.principal.scopes:
+        return "scopes"
+    if rule.groups and rule.groups.isdisjoint(facts.principal.groups):
+        return "groups"
+    if rule.principals and facts.principal.name not in rule.principals:
+        return "principals"
+    return ""
 
 
 def decide(request: Request, policies: PolicySet, keys: Keys, now: float) -> Verdict:
@@ -149,8 +151,12 @@ def decide(request: Request, policies: PolicySet, keys: Keys, now: float) -> Ver
     request.
     """
     if (request.header_count or len(request.headers)) > policies.headers_at_most:
-        return _denied(431, Reason.TOO_MANY_HEADERS, "the request has too many headers")
-    policy = policies.policies.find(request.host)
+        told = f"the request has more than {policies.headers_at_most} header lines"
+        return _denied(431, Reason.TOO_MANY_HEADERS, told)
+    host = normalized_host(request.host)
+    if not host:
+        return _denied(403, Reason.INVALID_HOST, "the host is not one name or address")
+    policy = policies.policies.find(host)
     if policy is None:
         return _denied(403, Reason.NO_POLICY_FOR_HOST, "no policy covers this host")
     raw_path, query = split_target(request.target)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ext_authz.core.credentials import find_credential
 from ext_authz.core.engine import Facts, decide, examine
+from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
 from ext_authz.core.model import Identified, Request, Unidentified, Verdict
@@ -17,7 +18,7 @@ def explain(request: Request, policies: PolicySet, keys: Keys, now: float) -> di
     """`verdict`, and under `steps` what each step saw. Holds no credential."""
     verdict = decide(request, policies, keys, now)
     steps: list[dict[str, Any]] = []
-    policy = policies.policies.find(request.host)
+    policy = policies.policies.find(normalized_host(request.host))
     steps.append({"step": "host", "host": request.host, "policy": policy.name if policy else None})
     if policy is not None:
         raw_path, query = split_target(request.target)

@@ -14,12 +14,19 @@ Value = TypeVar("Value")
 _PATTERN = re.compile(r"(\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])\Z")
 
 
+_HOST = re.compile(r"(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])\.?(?::[0-9]{1,5})?\Z")
+HOST_CHARACTERS_AT_MOST = 260
+
+
 def normalized_host(host: str) -> str:
-    """The host in lower case, without port and without the dot at its end."""
-    host = host.lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]" if "]" in host else host
-    return host.partition(":")[0].rstrip(".")
+    """The host in lower case, without port and without the dot at its end; empty where `host` is
+    not one name or address with at most a port (RFC 9110 section 7.2), such as two Host lines that
+    a proxy joined: servers would disagree about which is meant.
+    """
+    if len(host) > HOST_CHARACTERS_AT_MOST:
+        return ""
+    found = _HOST.match(host.lower())
+    return found["name"] if found else ""
 
 
 def parse_host_pattern(text: str) -> str:
@@ -41,9 +48,11 @@ class HostIndex(Generic[Value]):
         self._values = dict(values)
         self._labels_at_most = max((pattern.count(".") for pattern in self._values), default=0)
 
-    def find(self, host: str) -> Value | None:
-        """The value of the most specific pattern that covers `host` (as received)."""
-        name = normalized_host(host)
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def find(self, name: str) -> Value | None:
+        """The value of the most specific pattern that covers the normalised host `name`."""
         exact = self._values.get(name)
         if exact is not None and name != "*":
             return exact

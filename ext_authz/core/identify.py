@@ -182,7 +182,8 @@ def _words(payload: Mapping[str, Any], path: str) -> frozenset[str]:
         return frozenset()
     words = value.split() if isinstance(value, str) else value
     if not isinstance(words, list) or not all(
-        isinstance(word, str) and _is_header_safe(word) and "," not in word for word in words
+        isinstance(word, str) and word and _is_header_safe(word) and "," not in word
+        for word in words
     ):
         raise _Refused(Reason.INVALID_CLAIMS, f"the claim {path} is no list of words")
     return frozenset(words)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Any
 
 TOKEN_CHARACTERS_AT_MOST = 8192
 DEPTH_AT_MOST = 16
+LATEST_SECONDS = 253_402_300_799
+"""The end of the year 9999: a later time is a fault of its writer."""
 
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*\Z")
 
@@ -120,6 +121,6 @@ def numeric_date(payload: Mapping[str, Any], name: str) -> float | None:
         seconds = float(value)
     except OverflowError:
         raise Malformed(f"{name} is not a sensible time") from None
-    if not math.isfinite(seconds) or seconds < 0:
+    if not 0 <= seconds <= LATEST_SECONDS:
         raise Malformed(f"{name} is not a sensible time")
     return seconds

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     NO_RULE_ALLOWS = "no_rule_allows"
     DENIED_BY_RULE = "denied_by_rule"
     CONDITION_FAILED = "condition_failed"
+    INVALID_HOST = "invalid_host"
     INVALID_PATH = "invalid_path"
     # what was asked can't be judged
     NOT_HTTP = "not_http"

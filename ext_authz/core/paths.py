@@ -47,7 +47,7 @@ def normalized(path: str) -> str | InvalidPath:
     """The path in its one form: escapes of what needs none decoded, others in upper case, dot
     segments resolved, slashes merged. `normalized` of its own result is that result."""
     if len(path) > PATH_CHARACTERS_AT_MOST:
-        return InvalidPath(f"longer than {PATH_CHARACTERS_AT_MOST} characters")
+        return InvalidPath(f"is longer than {PATH_CHARACTERS_AT_MOST} characters")
     if path and _PLAIN.match(path):
         return path
     if not path.startswith("/"):

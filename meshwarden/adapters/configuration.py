@@ -20,7 +20,9 @@ PROBLEMS_LOGGED_AT_MOST = 50
 
 
 class Configuration(Generic[SnapshotType]):
-    """The way from a source to the holder of the snapshot; `apply` puts an accepted one to work."""
+    """The way from a source to the holder of the snapshot; `apply` puts an accepted one to work,
+    `counts` says how much of what is in it.
+    """
 
     def __init__(
         self,
@@ -28,12 +30,14 @@ class Configuration(Generic[SnapshotType]):
         source: FolderSource,
         *,
         apply: Callable[[SnapshotType], None],
+        counts: Callable[[SnapshotType], dict[str, int]],
         metrics: Metrics,
         resync_seconds: float,
     ) -> None:
         self._holder = holder
         self._source = source
         self._apply = apply
+        self._counts = counts
         self._resync_seconds = resync_seconds
         self._offers = metrics.tally(
             "configuration_offers", "Configurations offered, by what became of them.", ["outcome"]
@@ -57,7 +61,8 @@ class Configuration(Generic[SnapshotType]):
         if isinstance(outcome, Accepted) and self._holder.current is not None:
             self._apply(self._holder.current)
             self._offers.add("accepted")
-            logger().info("configuration_accepted", version=outcome.version)
+            counts = self._counts(self._holder.current)
+            logger().info("configuration_accepted", version=outcome.version, **counts)
         elif isinstance(outcome, Refused):
             identity = f"{outcome.version}{outcome.problems}"
             if identity == self._refused_version:
@@ -92,9 +97,10 @@ class Configuration(Generic[SnapshotType]):
 
     def status(self) -> dict[str, object]:
         """What serves, and what was refused and why, for `/readyz?verbose`."""
-        refusal = self._holder.refusal
+        refusal, current = self._holder.refusal, self._holder.current
         return {
             "version": self._holder.version or None,
+            "counts": None if current is None else self._counts(current),
             "refused": None
             if refusal is None
             else {

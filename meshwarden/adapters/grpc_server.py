@@ -161,8 +161,8 @@ class GrpcServer:
             ("grpc.http2.min_ping_interval_without_data_ms", ping_milliseconds),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", ping_milliseconds),
             ("grpc.http2.max_ping_strikes", 3),
-            # Far above `calls_at_most`: a refused stream is an error, where a flood must be answered
-            # in-band.
+            # Far above `calls_at_most`: a refused stream is an error, where a flood must be
+            # answered in-band.
             ("grpc.max_concurrent_streams", max(10_000, 2 * settings.calls_at_most)),
         ]
 

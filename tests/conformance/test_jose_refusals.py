@@ -126,6 +126,7 @@ FORM = {
     "exp as a boolean": EC.token(claims(exp=True)),
     "exp as a list": EC.token(claims(exp=[NOW + 60])),
     "exp negative": EC.token(claims(exp=-1)),
+    "exp beyond the year 9999": EC.token(claims(exp=10**30)),
     "nbf as a string": EC.token(claims(nbf="0")),
     "nbf as null": EC.compact(HEADER, member_text(nbf="null")),
     "iat as a boolean": EC.token(claims(iat=False)),

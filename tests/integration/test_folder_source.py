@@ -43,6 +43,7 @@ class Followed:
             self.holder,
             source,
             apply=self.applied.append,
+            counts=lambda files: {"files": len(files)},
             metrics=self.metrics,
             resync_seconds=60,
         )

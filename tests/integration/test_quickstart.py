@@ -177,3 +177,4 @@ def test_a_grpc_caller_gets_a_grpc_shaped_denial(
     assert answer.status_code == 200
     assert answer.headers["grpc-status"] == grpc_status
     assert answer.content == b""
+    assert "{" not in answer.headers["grpc-message"]

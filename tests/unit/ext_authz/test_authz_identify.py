@@ -109,6 +109,12 @@ def test_roles_scopes_and_groups_stand_where_the_issuer_says():
         assert asked.ask(token=EC.token(claims(realm=realm))).principal.roles == frozenset()
 
 
+@pytest.mark.parametrize("roles", [["", "reader"], ["a,b"], ["a\n"], [7], {"a": "b"}, 7])
+def test_a_role_that_no_header_can_carry_refuses_the_token(roles: object):
+    verdict = authorizer().ask(token=EC.token(claims(roles=roles)))
+    assert verdict.reason is Reason.INVALID_CLAIMS
+
+
 # --- unknown keys
 
 

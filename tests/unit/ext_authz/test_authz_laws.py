@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_authz.core.engine import Facts, decide, examine
+from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.jose import Malformed, parse_token
 from ext_authz.core.model import Reason, Request, Verdict
@@ -117,7 +118,7 @@ def test_a_decision_never_raises_and_allows_only_by_a_rule_that_matches(request_
     if not verdict.is_allowed:
         assert verdict.status >= 400
         return
-    policy = MADE.policies.policies.find(request_.host)
+    policy = MADE.policies.policies.find(normalized_host(request_.host))
     path, query = split_target(request_.target)
     identity = identify(
         request_, query, policy=policy, policies=MADE.policies, keys=MADE.keys, now=NOW

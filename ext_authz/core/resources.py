@@ -1,0 +1,80 @@
+"""The resources in a bundle's files, by kind and name, and what is wrong with each alone.
+
+Takes the kinds of authorization; `RateLimit` resources and plain rate-limit files are another
+service's business. What several resources mean together is `compile.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from ext_authz.core.kinds import MODELS, Resource
+from meshwarden.core.documents import Document, Path, envelope_problems, parse, validate
+from meshwarden.core.faults import InvalidInput, Problem
+
+SomeResource = TypeVar("SomeResource", bound=Resource)
+
+
+class Resources:
+    """What was read; `problems` grows as more is found to be wrong."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.problems: list[Problem] = []
+        self.named: dict[str, set[str]] = {kind: set() for kind in MODELS}
+        """Every resource by its name, the faulty ones, too: naming one of those is no fault."""
+        self._valid: dict[str, dict[str, tuple[Document, Resource]]] = {kind: {} for kind in MODELS}
+        for name, content in files.items():
+            if name.endswith((".yaml", ".yml")):
+                self._read(name, content)
+
+    def of_kind(self, model: type[SomeResource]) -> list[tuple[Document, SomeResource]]:
+        """The valid resources of one kind, each with the document that it stands in."""
+        found = self._valid[model.__name__].values()
+        return [(document, resource) for document, resource in found if isinstance(resource, model)]
+
+    def are_all_valid(self, kind: str) -> bool:
+        """Whether every resource of that kind that has a name was read."""
+        return self._valid[kind].keys() == self.named[kind]
+
+    def refuse(self, document: Document, what: str, path: Path = (), hint: str = "") -> None:
+        """Note that `what` is wrong at `path` of `document`."""
+        self.problems.append(document.problem(what, path, hint))
+
+    def _read(self, name: str, content: bytes) -> None:
+        try:
+            documents = parse(name, content)
+        except InvalidInput as error:
+            self.problems.extend(error.problems)
+            return
+        for document in documents:
+            value = document.value
+            is_plain_limit = isinstance(value, dict) and "domain" in value and "kind" not in value
+            if is_plain_limit or document.kind == "RateLimit":
+                continue
+            problems = list(envelope_problems(document))
+            self.problems.extend(problems)
+            model = MODELS.get(document.kind)
+            if model is None:
+                continue
+            if document.name:
+                self.named[document.kind].add(document.name)
+            if any("apiVersion" in problem.what for problem in problems):
+                continue
+            try:
+                resource = validate(document, model)
+            except InvalidInput as error:
+                known = {problem.line for problem in problems}
+                self.problems.extend(p for p in error.problems if p.line not in known)
+                continue
+            self._add(document, resource)
+
+    def _add(self, document: Document, resource: Resource) -> None:
+        named = self._valid[document.kind]
+        if resource.name in named:
+            first = named[resource.name][0]
+            what = f"{document.kind} '{resource.name}' stands twice"
+            place = f"the first is at {first.file}:{first.line()}"
+            self.refuse(document, what, ("metadata", "name"), place)
+            return
+        named[resource.name] = (document, resource)
