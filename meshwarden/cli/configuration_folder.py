@@ -5,6 +5,7 @@ offline.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -19,15 +20,20 @@ from ext_authz.core.compile import (
     compile_policies,
     referenced_files,
 )
+from ext_authz.core.engine import decide
 from ext_authz.core.jwks import KeySet, parse_jwks
+from ext_authz.core.keys import Keys
+from ext_authz.core.model import Request
 from ext_authz.core.policies import PolicySet
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.cli import probes
 from meshwarden.cli.output import print_problems
 from meshwarden.cli.state_folder import StateFolder
 from meshwarden.core.faults import Fault, Misconfigured, Problem
+from ratelimit_service.core.model import Rules
 
 QUICKSTART = Path("examples/quickstart")
+QUICKSTART_DOMAIN = "quickstart"
 
 Folder = Annotated[
     Path, typer.Option("--config", help="Folder of policies and limits.", file_okay=False)
@@ -76,6 +82,38 @@ def load(folder: Path, state: StateFolder) -> Configured:
     if bundle.unreadable:
         raise Misconfigured(bundle.unreadable)
     return compile_policies(bundle)
+
+
+def limits(folder: Path) -> Rules:
+    """The limits in `folder`."""
+    from ratelimit_service.core.compile import compile_limits
+
+    _require(folder)
+    return compile_limits(FolderSource(folder).read())
+
+
+def domain_of(rules: Rules) -> str:
+    """The domain whose limits Envoy asks for. Raises `Misconfigured` where it could be any of
+    several: one Envoy asks for one.
+    """
+    domains = sorted(rules.domains)
+    if not domains or QUICKSTART_DOMAIN in domains:
+        return QUICKSTART_DOMAIN
+    if len(domains) > 1:
+        what = f"Envoy asks for one domain of limits, and there are {', '.join(domains)}"
+        hint = f"leave one, or name one '{QUICKSTART_DOMAIN}'"
+        raise Misconfigured([Problem("", 0, what, hint)])
+    return domains[0]
+
+
+def anonymous_status(folder: Path, host: str) -> int:
+    """What a GET of / without a credential is to be answered: 200 stands for passing it on."""
+    _require(folder)
+    bundle = FolderSource(folder, references=referenced_files).read()
+    policies = compile_policies(bundle, Options(assumes_development_keys=True)).policies
+    asked = Request("GET", host, "/", {"user-agent": "meshwarden", "accept": "*/*"})
+    verdict = decide(asked, policies, Keys(), time.time())
+    return 200 if verdict.is_allowed else verdict.status
 
 
 def issuer_keys(policies: PolicySet) -> dict[str, KeySet]:

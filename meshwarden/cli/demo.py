@@ -1,68 +1,39 @@
-"""The quickstart's demo: its credentials, and the requests to try with what each is answered."""
+"""The demo of one run of `up`: its credentials, `demo.json`, and the requests to type."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import time
 from typing import Any
 
+from ext_authz.core.compile import Configured
+from ext_authz.core.keys import Keys
+from meshwarden.cli.demo_requests import REQUESTS, DemoRequest, Expectation, credential_header
 from meshwarden.cli.keys import KeyStore
 from meshwarden.cli.state_folder import (
+    API_KEY_HEADER,
     DEVELOPMENT_AUDIENCE,
     DEVELOPMENT_ISSUER,
     StateFolder,
     development_claims,
     write_private,
 )
+from ratelimit_service.core.model import Rules
 
 TOKEN_SECONDS = 12 * 3600
-API_KEY_HEADER = "x-api-key"
-_ORDER = """-H 'content-type: application/json' -d '{"item": "tea", "quantity": 2}'"""
-
-
-@dataclass(frozen=True, slots=True)
-class DemoRequest:
-    """One request: `caller` is reader, admin, service, or empty; `options` are curl's, before the
-    URL.
-    """
-
-    name: str
-    expect: int
-    path: str
-    caller: str = ""
-    options: str = ""
-
-
-REQUESTS = (
-    DemoRequest("anonymous ping", 200, "/public/ping"),
-    DemoRequest("no credential", 401, "/whoami"),
-    DemoRequest("bad token", 401, "/whoami", options="-H 'authorization: Bearer not.a.token'"),
-    DemoRequest("expired token", 401, "/whoami", "expired"),
-    DemoRequest("two credentials", 401, "/whoami", "reader", options="-H 'x-api-key: second'"),
-    DemoRequest("who am I", 200, "/whoami", "reader"),
-    DemoRequest("reader reads", 200, "/orders", "reader"),
-    DemoRequest("reader writes", 403, "/orders", "reader", f"-X POST {_ORDER}"),
-    DemoRequest("admin writes", 201, "/orders", "admin", f"-X POST {_ORDER}"),
-    DemoRequest("API key writes", 201, "/orders", "service", f"-X POST {_ORDER}"),
-    DemoRequest("reader in /admin/", 403, "/admin/reports", "reader"),
-    DemoRequest("admin in /admin/", 200, "/admin/reports", "admin"),
-    DemoRequest("unknown path", 403, "/nowhere", "admin"),
-    DemoRequest("over the limit", 429, "/limited?try=[1-12]", "reader"),
-)
-"""Twelve at five a minute: more than two windows let through, so that the end of a minute changes
-nothing.
-"""
 
 
 class Demo:
-    """The demo of one run of `up`."""
+    """Made at start, taken away at the end; offers only what would be answered as stated."""
 
     def __init__(self, folder: StateFolder, *, gateway: str, envoy_admin: str) -> None:
         self._folder = folder
         self._gateway = gateway
         self._envoy_admin = envoy_admin
-        self.credentials: dict[str, str] = {}
+        self._credentials: dict[str, str] = {}
+        self._expired = ""
+        self.requests: tuple[DemoRequest, ...] = ()
 
     def remove(self) -> None:
         """Take away what an earlier run wrote."""
@@ -72,26 +43,53 @@ class Demo:
     def prepare(self) -> None:
         """Make the credentials; the services must know them before they are asked."""
         key, _ = KeyStore(self._folder).create("service", key_id="demo-service")
-        self.credentials = {
+        self._credentials = {
             "reader": self._token("rita", "reader", TOKEN_SECONDS),
             "admin": self._token("adam", "admin", TOKEN_SECONDS),
             "service": key,
         }
+        self._expired = self._token("rita", "reader", -60)
+
+    def choose(self, configured: Configured, rules: Rules, domain: str) -> None:
+        """Keep the requests that this configuration answers as they state."""
+        expectation = Expectation(
+            policies=configured.policies,
+            keys=Keys(
+                issuer_keys=configured.policies.keys_configured(), api_keys=configured.api_keys
+            ),
+            rules=rules,
+            domain=domain,
+            host=self._gateway.partition("//")[2],
+            credentials=self._known(),
+            now=time.time(),
+        )
+        self.requests = tuple(filter(expectation.holds, REQUESTS))
 
     def write(self, identity_headers: list[str]) -> None:
         """Write `demo.json`, the sign that everything in it answers as stated."""
-        environment = "".join(f"{n.upper()}={c}\n" for n, c in self.credentials.items())
+        environment = "".join(f"{n.upper()}={c}\n" for n, c in self._credentials.items())
         write_private(self._folder.demo_environment, environment)
         write_private(
             self._folder.demo, json.dumps(self._described(identity_headers), indent=2) + "\n"
         )
 
+    def table(self) -> list[tuple[str, str, str]]:
+        """Name, expected status and a command to type, with shell variables for the credentials."""
+        variables = {name: f"${name.upper()}" for name in self._credentials}
+        variables["expired"] = "$(.venv/bin/meshwarden token --subject rita --expires-in -60)"
+        return [
+            (request.name, str(request.expect), self._curl("curl -i", request, variables, '"'))
+            for request in self.requests
+        ]
+
     def _token(self, subject: str, role: str, seconds: float) -> str:
         return self._folder.sign(development_claims(subject, [role], expires_in_seconds=seconds))
 
+    def _known(self) -> dict[str, str]:
+        return {**self._credentials, "expired": self._expired}
+
     def _described(self, identity_headers: list[str]) -> dict[str, Any]:
-        expired = self._token("rita", "reader", -60)
-        known = {**self.credentials, "expired": expired}
+        known = self._known()
         return {
             "gateway": self._gateway,
             "envoy_admin": self._envoy_admin,
@@ -100,45 +98,23 @@ class Demo:
             "jwks_file": os.path.relpath(self._folder.jwks),
             "api_key_header": API_KEY_HEADER,
             "identity_headers": identity_headers,
-            "credentials": self.credentials,
+            "credentials": self._credentials,
             "requests": [
-                {"name": r.name, "curl": self._curl(r, known), "expect": r.expect} for r in REQUESTS
+                {"name": r.name, "curl": self._curl("curl -sS", r, known, "'"), "expect": r.expect}
+                for r in self.requests
             ],
         }
 
-    def _curl(self, request: DemoRequest, credentials: dict[str, str]) -> str:
-        words = ["curl -sS"]
+    def _curl(
+        self, program: str, request: DemoRequest, credentials: dict[str, str], quote: str
+    ) -> str:
+        """One command, to which options can be appended; `quote` stands round credentials."""
+        words = [program]
         if request.caller:
-            words.append(_credential_option(request.caller, credentials[request.caller], "'"))
-        if request.options:
-            words.append(request.options)
-        return " ".join([*words, f"'{self._gateway}{request.path}'"])
-
-    def table(self) -> list[tuple[str, str, str]]:
-        """Name, expected status and a command to type, with shell variables for the credentials."""
-        rows = []
-        for request in REQUESTS:
-            words = ["curl -i"]
-            if request.caller == "expired":
-                words.append(
-                    '-H "authorization: Bearer '
-                    '$(.venv/bin/meshwarden token --subject rita --expires-in -60)"'
-                )
-            elif request.caller:
-                words.append(_credential_option(request.caller, f"${request.caller.upper()}", '"'))
-            if request.options:
-                words.append(request.options)
-            rows.append(
-                (
-                    request.name,
-                    str(request.expect),
-                    " ".join([*words, f"'{self._gateway}{request.path}'"]),
-                )
-            )
-        return rows
-
-
-def _credential_option(caller: str, credential: str, quote: str) -> str:
-    if caller == "service":
-        return f"-H {quote}{API_KEY_HEADER}: {credential}{quote}"
-    return f"-H {quote}authorization: Bearer {credential}{quote}"
+            name, value = credential_header(request.caller, credentials[request.caller])
+            words.append(f"-H {quote}{name}: {value}{quote}")
+        if request.order:
+            words.append(f"-X POST -H 'content-type: application/json' -d '{request.order}'")
+        words += [f"-H '{name}: {value}'" for name, value in request.headers]
+        query = f"?try=[1-{request.times}]" if request.times > 1 else ""
+        return " ".join([*words, f"'{self._gateway}{request.path}{query}'"])

@@ -33,6 +33,9 @@ def doctor(
     ratelimit: Annotated[
         str, typer.Option(help="ratelimit_service's HTTP port.")
     ] = "http://127.0.0.1:8080",
+    no_envoy: Annotated[
+        bool, typer.Option("--no-envoy", help="Only what `up --no-envoy` starts.")
+    ] = False,
     config: Folder = QUICKSTART,
     as_json: AsJson = False,
 ) -> None:
@@ -43,13 +46,18 @@ def doctor(
     Exit status: 0 all is well; 1 something is not.
     """
     looks: list[Callable[[], Iterator[Finding]]] = [
-        _installed,
         lambda: _configuration(config),
         lambda: _service("ext_authz", ext_authz),
         lambda: _service("ratelimit_service", ratelimit),
-        lambda: _envoy(envoy_admin),
-        lambda: _through(gateway),
     ]
+    if not no_envoy:
+        looks = [
+            _installed,
+            *looks,
+            lambda: _envoy(envoy_admin),
+            lambda: _domain(envoy_admin, config),
+            lambda: _through(gateway, config),
+        ]
     findings = [finding for look in looks for finding in look()]
     wrong = [finding for finding in findings if finding.problem]
     if as_json:
@@ -118,12 +126,30 @@ def _envoy(admin: str) -> Iterator[Finding]:
         yield Finding(f"Envoy finds the cluster {name} healthy", ", ".join(sorted(set(problems))))
 
 
-def _through(gateway: str) -> Iterator[Finding]:
+def _domain(admin: str, folder: Path) -> Iterator[Finding]:
+    """Whether the limits that Envoy asks for are those of the configuration."""
+    asked = probes.ratelimit_domain(admin)
+    try:
+        wanted = configuration_folder.domain_of(configuration_folder.limits(folder))
+    except Fault:
+        return  # `_configuration` tells it.
+    if asked:
+        problem = "" if asked == wanted else f"it asks for '{asked}'"
+        yield Finding(f"Envoy asks for the limits of '{wanted}'", problem)
+
+
+def _through(gateway: str, folder: Path) -> Iterator[Finding]:
+    """Whether a request without a credential is answered as the configuration says."""
+    try:
+        expected = configuration_folder.anonymous_status(folder, gateway.partition("//")[2])
+    except Fault:
+        expected = 0
     response = probes.fetch(f"{gateway}/")
-    what = f"the gateway at {gateway} denies an unknown caller"
+    word = "passes on" if expected == 200 else "denies"
+    what = f"the gateway at {gateway} {word} an unknown caller"
     if response is None:
         yield Finding(what, "no answer within a second")
-    elif response.status_code not in (401, 403):
-        yield Finding(what, f"it answers {response.status_code}")
-    else:
-        yield Finding(what)
+        return
+    denied = response.status_code in (401, 403)
+    is_right = response.status_code != 503 and not denied if expected == 200 else denied
+    yield Finding(what, "" if is_right else f"it answers {response.status_code}")

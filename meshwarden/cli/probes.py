@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 
 TIMEOUT_SECONDS = 1.0
+RATELIMIT_TYPE = "envoy.extensions.filters.http.ratelimit.v3.RateLimit"
 
 
 def fetch(url: str, **options: Any) -> httpx2.Response | None:
@@ -53,17 +54,18 @@ def clusters(admin: str) -> dict[str, list[str]]:
     return found
 
 
-def clusters_are_healthy(admin: str) -> Callable[[], bool]:
-    """Whether Envoy has looked at every cluster and found it healthy."""
-
-    def probe() -> bool:
-        found = clusters(admin)
-        return bool(found) and not any(found.values())
-
-    return probe
-
-
-def passes(gateway: str) -> Callable[[], bool]:
-    """Whether the gateway lets the public route pass and denies the protected one."""
-    allowed, denied = answers(f"{gateway}/public/ping"), answers(f"{gateway}/whoami", 401)
-    return lambda: allowed() and denied()
+def ratelimit_domain(admin: str) -> str:
+    """The domain that Envoy's rate-limit filter asks for; empty where there is none to be seen."""
+    response = fetch(f"{admin}/config_dump")
+    if response is None or response.status_code != 200:
+        return ""
+    waiting: list[Any] = [json_object(response)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            if str(value.get("@type", "")).endswith(RATELIMIT_TYPE):
+                return str(value.get("domain", ""))
+            waiting.extend(value.values())
+    return ""

@@ -9,13 +9,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
 
-from meshwarden.core.faults import Unavailable
+from meshwarden.core.faults import Misconfigured, Unavailable
 
 STOP_SECONDS = 8.0
 READ_ON_SECONDS = 1.0
@@ -42,20 +42,27 @@ class Children:
         self._children: list[Child] = []
         self._console = Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
 
-    async def start(self, name: str, command: Sequence[str]) -> None:
-        """Start `command`; what it writes appears under `name`. It ends when we are killed
-        (Linux).
+    async def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start `command` with `environment` added to ours; what it writes appears under `name`.
+
+        It ends when we are killed (Linux). A secret belongs into `environment`: everybody on the
+        machine sees the command. Raises `Misconfigured` for what can't be run.
         """
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=_environment(),
-            limit=_LINE_BYTES_AT_MOST,
-            start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env={**_environment(), **(environment or {})},
+                limit=_LINE_BYTES_AT_MOST,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+        except OSError as error:
+            raise Misconfigured(f"{command[0]} can't be run: {error.strerror}") from None
         colour = _COLOURS[len(self._children) % len(_COLOURS)]
         reader = asyncio.create_task(self._read(name, colour, process))
         self._children.append(Child(name, process, reader))
@@ -72,18 +79,23 @@ class Children:
         return ""
 
     async def wait_until(
-        self, condition: Callable[[], bool], what: str, *, limit_seconds: float = 30.0
+        self,
+        missing: Callable[[], str],
+        what: str,
+        *,
+        limit_seconds: float = 30.0,
+        pause_seconds: float = 0.05,
     ) -> None:
-        """Return when `condition` holds. Raises `Unavailable` when a process ends, or the limit
-        passes, before.
+        """Return when nothing is `missing`. Raises `Unavailable`, saying what is, when a process
+        ends, or the limit passes, before.
         """
         deadline = time.monotonic() + limit_seconds
-        while not await asyncio.to_thread(condition):
+        while told := await asyncio.to_thread(missing):
             if ended := self.ended():
                 raise Unavailable(f"{ended} before {what}; its log above says why")
             if time.monotonic() > deadline:
-                raise Unavailable(f"waited {limit_seconds:g} s in vain until {what}")
-            await asyncio.sleep(0.05)
+                raise Unavailable(f"waited {limit_seconds:g} s in vain until {what}: {told}")
+            await asyncio.sleep(pause_seconds)
 
     async def stop(self) -> None:
         """End all of them, the last started first; what does not end in time is killed."""

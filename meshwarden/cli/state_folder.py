@@ -3,6 +3,7 @@
 issuer.pem (0600)   signs development tokens          jwks.json          its public part
 api_keys.json       records of API keys, digests      pepper (0600)      the secret of the digests
 demo.json (0600)    what `up` started                 demo.env (0600)    its credentials for a shell
+up.lock             held by a running `up`, whose process id is in it
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from meshwarden.core.faults import Misconfigured
+from meshwarden.core.faults import Misconfigured, Problem
 
 DEVELOPMENT_ISSUER = "https://development.meshwarden.invalid"
 DEVELOPMENT_AUDIENCE = "quickstart"
+API_KEY_HEADER = "x-api-key"
 
 State = Annotated[
     Path,
@@ -52,30 +55,54 @@ class StateFolder:
         self.demo_environment = path / "demo.env"
         self._issuer_key = path / "issuer.pem"
 
-    def prepare(self) -> None:
+    def prepare(self) -> bool:
         """Make the folder, the issuer's key and its JWKS, the pepper and an empty list of API
-        keys.
+        keys; whether the issuer's key is a new one.
         """
         with self.locked():
+            is_new = not self._issuer_key.exists()
             self._private_key()
             if not self.pepper.exists():
                 write_private(self.pepper, secrets.token_hex(32) + "\n")
             if not self.api_keys.exists():
                 write_private(self.api_keys, '{"version": 1, "keys": []}\n')
+        return is_new
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other commands out while something is changed. Raises `Misconfigured` where we may
         not write.
         """
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise Misconfigured(f"{self.path} can't be written: {error.strerror}") from None
-        with lock:
+        with self._opened(".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def held_by_up(self) -> Iterator[None]:
+        """Keep a second `up` out for as long as this one runs, however it ends. Raises
+        `Misconfigured`, naming the process that holds the folder.
+        """
+        with self._opened("up.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = lock.read().strip() or "unknown"
+                what = f"{self.path} is in use by `meshwarden up` with pid {holder}"
+                raise Misconfigured([Problem("", 0, what, "give this one --state DIR")]) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            yield
+
+    def _opened(self, name: str) -> TextIO:
+        """A lock file, made where it is missing, as it is else."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.path / name).open("a+")
+            lock.seek(0)
+        except OSError as error:
+            raise Misconfigured(f"{self.path} can't be written: {error.strerror}") from None
+        return lock
 
     def sign(self, claims: dict[str, Any]) -> str:
         """A token of the development issuer (ES256)."""
@@ -108,6 +135,14 @@ class StateFolder:
         if not self.jwks.exists() or self.jwks.read_text() != jwks:
             write_private(self.jwks, jwks, mode=0o644)
         return key
+
+
+def prepared(path: Path) -> StateFolder:
+    """The state folder at `path` with everything in it; a new one is told on standard error."""
+    folder = StateFolder(path)
+    if folder.prepare():
+        sys.stderr.write(f"made a new development issuer in {path}\n")
+    return folder
 
 
 def development_claims(

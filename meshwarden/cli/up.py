@@ -8,53 +8,36 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import sys
-from contextlib import ExitStack
-from dataclasses import astuple, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from meshwarden.adapters import ports as binding
-from meshwarden.cli import configuration_folder, probes
+from meshwarden.cli import configuration_folder, readiness, system_ports
+from meshwarden.cli.announcement import tell_addresses, tell_requests
 from meshwarden.cli.configuration_folder import QUICKSTART, Folder
 from meshwarden.cli.demo import Demo
 from meshwarden.cli.output import print_problems
 from meshwarden.cli.processes import Children
 from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder
-from meshwarden.core.faults import Fault, Misconfigured, Problem
+from meshwarden.cli.system_ports import HOST, PortChoice, Ports
+from meshwarden.core.faults import Fault, Misconfigured
+from ratelimit_service.core.model import Rules
 
-HOST = "127.0.0.1"
-
-
-class PortChoice(StrEnum):
-    DEFAULT = "default"
-    AUTO = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Every port of the system; all on 127.0.0.1. `upstream` is any free one."""
-
-    gateway: int = 10000
-    envoy_admin: int = 9901
-    ext_authz: int = 9001
-    ext_authz_http: int = 9002
-    ext_authz_streaming: int = 9003
-    ratelimit: int = 8081
-    ratelimit_http: int = 8080
-    ratelimit_debug: int = 6070
-    ratelimit_streaming: int = 8083
-    upstream: int = 0
+GATEWAY_PAUSE_SECONDS = 0.3
+"""Between two requests through the gateway: each is a line in the log and may count for a limit."""
 
 
 def up(
     config: Folder = QUICKSTART,
     redis: Annotated[
-        str, typer.Option(help="Count in this Redis (redis://host:port) and not in memory.")
+        str,
+        typer.Option(
+            envvar="MESHWARDEN_REDIS",
+            help="Count in this Redis (redis://host:port) and not in memory; a URL with a "
+            "password belongs into the variable, because everybody here sees the command.",
+        ),
     ] = "",
     no_envoy: Annotated[bool, typer.Option("--no-envoy", help="The services alone.")] = False,
     ports: Annotated[
@@ -72,36 +55,12 @@ def up(
     if problems:
         print_problems(problems)
         raise Misconfigured(f"{config} has faults; nothing was started")
-    chosen = _chosen(ports, with_envoy=not no_envoy)
-    system = System(config, StateFolder(state), ports=chosen, redis=redis, with_envoy=not no_envoy)
-    sys.exit(asyncio.run(system.run()))
-
-
-def _chosen(choice: PortChoice, *, with_envoy: bool) -> Ports:
-    """Ports that are free now. Raises `Misconfigured`, naming each that is taken.
-
-    Without Envoy its two ports may be taken: by the caller's own Envoy.
-    """
-    if choice is PortChoice.AUTO:
-        return Ports(*_free_ports(len(astuple(Ports()))))
-    problems: list[Problem] = []
-    for port in astuple(Ports())[0 if with_envoy else 2 :]:
-        try:
-            binding.require_free(HOST, port)
-        except Misconfigured as fault:
-            problems += fault.problems
-    if problems:
-        hint = Problem("", 0, "stop what listens there, or start with --ports auto")
-        raise Misconfigured([*problems, hint])
-    return Ports(upstream=_free_ports(1)[0])
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for reserved in sockets:
-            reserved.bind((HOST, 0))
-        return [int(reserved.getsockname()[1]) for reserved in sockets]
+    rules = configuration_folder.limits(config)
+    chosen = system_ports.choose(ports, with_envoy=not no_envoy)
+    folder = StateFolder(state)
+    system = System(config, folder, rules=rules, ports=chosen, redis=redis, with_envoy=not no_envoy)
+    with folder.held_by_up():
+        sys.exit(asyncio.run(system.run()))
 
 
 def envoy_binary() -> Path:
@@ -123,9 +82,18 @@ class System:
     """One run of everything."""
 
     def __init__(
-        self, config: Path, folder: StateFolder, *, ports: Ports, redis: str, with_envoy: bool
+        self,
+        config: Path,
+        folder: StateFolder,
+        *,
+        rules: Rules,
+        ports: Ports,
+        redis: str,
+        with_envoy: bool,
     ) -> None:
         self._config = config
+        self._rules = rules
+        self._domain = configuration_folder.domain_of(rules)
         self._folder = folder
         self._ports = ports
         self._redis = redis
@@ -175,32 +143,36 @@ class System:
         self._folder.prepare()
         self._demo.prepare()
         for name, command in self._commands():
-            await self._children.start(name, command)
+            await self._children.start(name, command, self._store() if name == "ratelimit" else {})
         ports = self._ports
-        ready = {
-            "ext_authz is ready": probes.answers(f"http://{HOST}:{ports.ext_authz_http}/readyz"),
-            "ratelimit_service is ready": probes.answers(
-                f"http://{HOST}:{ports.ratelimit_http}/readyz"
-            ),
-            "the upstream answers": probes.answers(f"http://{HOST}:{ports.upstream}/healthz"),
-        }
-        for what, condition in ready.items():
-            await self._children.wait_until(condition, what)
+        for what, port, path in (
+            ("ext_authz is ready", ports.ext_authz_http, "readyz"),
+            ("ratelimit_service is ready", ports.ratelimit_http, "readyz"),
+            ("the upstream answers", ports.upstream, "healthz"),
+        ):
+            missing = readiness.answers_200(f"http://{HOST}:{port}/{path}")
+            await self._children.wait_until(missing, what)
         if self._envoy is None:
-            self._tell_addresses()
+            tell_addresses(ports, with_envoy=False)
             return
         await self._start_envoy(self._envoy)
-        policies = configuration_folder.load(self._config, self._folder).policies
-        self._tell_addresses()
-        self._tell_requests()
-        self._demo.write(sorted(policies.identity_headers))
+        configured = configuration_folder.load(self._config, self._folder)
+        self._demo.choose(configured, self._rules, self._domain)
+        tell_addresses(ports, with_envoy=True)
+        tell_requests(self._demo, environment=self._folder.demo_environment, config=self._config)
+        self._demo.write(sorted(configured.policies.identity_headers))
+
+    def _store(self) -> dict[str, str]:
+        """Where hits are counted, by environment: the URL may hold a password."""
+        if not self._redis:
+            return {}
+        return {"RATELIMIT_STORE__KIND": "redis", "RATELIMIT_REDIS__URL": self._redis}
 
     def _commands(self) -> list[tuple[str, list[str]]]:
         ports, config, folder = self._ports, str(self._config), self._folder
         python = [sys.executable, "-m"]
         common = ["--configuration.folder", config, "--log.format", "console"]
         common += ["--grpc.host", HOST, "--http.host", HOST, "--stop-seconds", "3"]
-        store = ["--store.kind", "redis", "--redis.url", self._redis] if self._redis else []
         return [
             (
                 "ext_authz",
@@ -217,7 +189,7 @@ class System:
             (
                 "ratelimit",
                 [
-                    *python, "ratelimit_service", *common, *store,
+                    *python, "ratelimit_service", *common,
                     "--grpc.port", str(ports.ratelimit),
                     "--grpc.streaming-port", str(ports.ratelimit_streaming),
                     "--http.port", str(ports.ratelimit_http),
@@ -244,6 +216,7 @@ class System:
             ext_authz_port=ports.ext_authz,
             ratelimit_port=ports.ratelimit,
             upstream_port=ports.upstream,
+            ratelimit_domain=self._domain,
         )
         file = self._folder.path / "envoy.yaml"
         file.write_text(to_yaml(bootstrap(options)))
@@ -252,47 +225,12 @@ class System:
         command += ["--file-flush-interval-msec", "200"]
         await self._children.start("envoy", command)
         admin = f"http://{HOST}:{ports.envoy_admin}"
-        await self._children.wait_until(probes.answers(f"{admin}/ready"), "Envoy is ready")
+        await self._children.wait_until(readiness.answers_200(f"{admin}/ready"), "Envoy is ready")
         await self._children.wait_until(
-            probes.clusters_are_healthy(admin), "Envoy finds its clusters healthy"
+            readiness.clusters_are_healthy(admin), "Envoy finds its clusters healthy"
         )
-        gateway = f"http://{HOST}:{ports.gateway}"
         await self._children.wait_until(
-            probes.passes(gateway), "a request passes through all of it"
-        )
-
-    def _tell_addresses(self) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
-        ports = self._ports
-        title = "Meshwarden is up" + (", without Envoy" if self._envoy is None else "")
-        addresses = Table("what", "where", title=title, title_justify="left")
-        if self._envoy is not None:
-            addresses.add_row("gateway (Envoy)", f"http://{HOST}:{ports.gateway}")
-            addresses.add_row("Envoy admin", f"http://{HOST}:{ports.envoy_admin}")
-        for what, port in (
-            ("ext_authz health, metrics", ports.ext_authz_http),
-            ("ratelimit health, metrics, /json", ports.ratelimit_http),
-            ("ratelimit /rlconfig, /stats", ports.ratelimit_debug),
-            ("sample upstream", ports.upstream),
-        ):
-            addresses.add_row(what, f"http://{HOST}:{port}")
-        addresses.add_row("ext_authz gRPC", f"{HOST}:{ports.ext_authz}")
-        addresses.add_row("ratelimit gRPC", f"{HOST}:{ports.ratelimit}")
-        Console(soft_wrap=True).print(addresses)
-
-    def _tell_requests(self) -> None:
-        from rich.console import Console
-
-        console = Console(soft_wrap=True)
-        shell_file = os.path.relpath(self._folder.demo_environment)
-        console.print(
-            f"In another terminal, [bold]. {shell_file}[/bold], then try:", highlight=False
-        )
-        for name, expected, command in self._demo.table():
-            console.print(f"  {expected}  {name:20} {command}", markup=False, highlight=False)
-        console.print(
-            f"Edit a file in {self._config} and see it take effect. Ctrl-C stops everything.",
-            highlight=False,
+            readiness.gives_a_verdict(f"http://{HOST}:{ports.gateway}"),
+            "a request through the gateway gets a verdict",
+            pause_seconds=GATEWAY_PAUSE_SECONDS,
         )

@@ -29,6 +29,8 @@ class RedisWatch:
         self._pause = pause
         self._failure = "redis has not answered yet"
         self._was_up = False
+        self._is_up: bool | None = None
+        """None before the first ping."""
         metrics.gauge(
             "ratelimit_store_is_up",
             "1 while Redis answers.",
@@ -48,13 +50,15 @@ class RedisWatch:
             await self._ping()
         except Unavailable as fault:
             failure = str(fault)
-        if bool(failure) != bool(self._failure) or not self._was_up:
+        is_up = not failure
+        if is_up != self._is_up:
             if failure:
                 logger().error("store_is_down", reason=failure)
             else:
                 logger().info("store_is_up")
         self._failure = failure
-        self._was_up = self._was_up or not failure
+        self._is_up = is_up
+        self._was_up = self._was_up or is_up
 
     def missing(self) -> str:
         """Why the service can't be ready; empty from the first answer on."""

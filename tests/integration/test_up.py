@@ -19,6 +19,7 @@ import httpx2
 import pytest
 import redis
 
+from tests.support.curl import statuses
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import CHECKOUT, Running, running, wait_until
 from tests.support.quickstart import MESHWARDEN, Quickstart, meshwarden, running_quickstart
@@ -180,6 +181,17 @@ def test_no_credential_of_the_demo_is_in_the_log(system: Quickstart):
         assert credential not in system.process.output
 
 
+def test_a_second_up_on_the_same_state_is_refused_and_touches_nothing(system: Quickstart):
+    kept = {path.name: path.read_bytes() for path in system.state.iterdir()}
+    second = system.command("up", "--no-envoy", "--ports", "auto")
+    assert (second.returncode, second.stdout) == (2, "")
+    assert second.stderr == (
+        f"meshwarden: {system.state} is in use by `meshwarden up` with pid {system.process.pid} "
+        "(give this one --state DIR)\n"
+    )
+    assert {path.name: path.read_bytes() for path in system.state.iterdir()} == kept
+
+
 def test_ctrl_c_stops_everything_and_leaves_nothing(system: Quickstart):
     """The last test on this system: it ends it."""
     processes = processes_of(system.process.pid)
@@ -192,6 +204,88 @@ def test_ctrl_c_stops_everything_and_leaves_nothing(system: Quickstart):
     assert time.monotonic() - began < STOPPED_WITHIN_SECONDS
     assert_nothing_is_left(processes, system.state)
     assert "Traceback" not in system.process.output + system.process.errors
+
+
+OWN_FOLDER = """\
+apiVersion: meshwarden.io/v1alpha1
+kind: TokenIssuer
+metadata: {name: development}
+spec:
+  issuer: https://development.meshwarden.invalid
+  audiences: [quickstart]
+  algorithms: [ES256]
+  jwks: {development: true}
+---
+apiVersion: meshwarden.io/v1alpha1
+kind: AccessPolicy
+metadata: {name: shop}
+spec:
+  hosts: ["*"]
+  identify: [{jwt: {issuers: [development]}}]
+  rules:
+    - {name: orders, methods: [GET], paths: [/orders]}
+---
+apiVersion: meshwarden.io/v1alpha1
+kind: RateLimit
+metadata: {name: shop}
+spec:
+  domain: shop
+  descriptors:
+    - key: rule
+      value: orders
+      descriptors:
+        - {key: principal, rate_limit: {unit: minute, requests_per_unit: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def own_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
+    """A system on a folder that has nothing of the quickstart: not its routes, nor its domain."""
+    folder = tmp_path_factory.mktemp("own")
+    config, state = folder / "config", folder / "state"
+    config.mkdir()
+    (config / "shop.yaml").write_text(OWN_FOLDER)
+    words = ["up", "--ports", "auto", "--config", str(config), "--state", str(state)]
+    with running([*MESHWARDEN, *words]) as process:
+        process.wait_until((state / "demo.json").exists, "it is up", limit_seconds=40)
+        yield Quickstart(process, json.loads((state / "demo.json").read_text()), config, state)
+
+
+def test_a_folder_of_ones_own_is_offered_only_what_it_answers_as_stated(own_system: Quickstart):
+    requests = own_system.demo["requests"]
+    assert [request["name"] for request in requests] == [
+        *("no credential", "bad token", "expired token", "reader reads", "reader writes"),
+        *("reader in /admin/", "unknown path"),
+    ]
+    for request in requests:
+        assert statuses(request["curl"])[-1] == request["expect"], request["name"]
+        assert f"  {request['expect']}  {request['name']} " in own_system.process.output
+    assert "anonymous ping" not in own_system.process.output
+
+
+def test_the_limits_of_the_only_domain_apply_whatever_its_name(own_system: Quickstart):
+    answers = [status(own_system, "/orders", "admin") for _ in range(5)]
+    assert (answers[0], answers[-1]) == (200, 429)
+
+
+def test_doctor_sees_that_envoy_asks_for_another_domain(own_system: Quickstart):
+    looked = own_system.command("doctor", *doctor_options(own_system))
+    assert looked.returncode == 0, looked.stdout
+    with edited(own_system.config / "shop.yaml", "domain: shop", "domain: bank"):
+        looked = own_system.command("doctor", *doctor_options(own_system))
+    assert looked.returncode == 1
+    assert "WRONG  Envoy asks for the limits of 'bank': it asks for 'shop'" in looked.stdout
+
+
+def test_a_folder_with_several_domains_is_refused_naming_them(tmp_path: Path):
+    (tmp_path / "config").mkdir()
+    for name in ("bank", "shop"):
+        (tmp_path / "config" / f"{name}.yaml").write_text(f"domain: {name}\n")
+    words = ["up", "--ports", "auto", "--config", str(tmp_path / "config")]
+    done = meshwarden(*words, state=tmp_path / "state")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Envoy asks for one domain of limits, and there are bank, shop" in done.stderr
+    assert not (tmp_path / "state").exists()
 
 
 def test_without_envoy_and_with_redis_the_services_run_and_count_there(tmp_path: Path):
@@ -225,6 +319,7 @@ def test_without_envoy_and_with_redis_the_services_run_and_count_there(tmp_path:
             assert counters.dbsize() >= 1
             processes = processes_of(process.pid)
             assert not any("--config-path" in command for command in processes.values())
+            assert not any(server.url in command for command in processes.values()), "may be secret"
             part = next(pid for pid, words in processes.items() if "ratelimit_service" in words)
             os.kill(part, signal.SIGKILL)
             assert process.child.wait(STOPPED_WITHIN_SECONDS) == 1
@@ -250,8 +345,9 @@ def test_a_taken_port_is_told_by_its_number_and_nothing_is_started(tmp_path: Pat
             held.enter_context(socket.create_server(("127.0.0.1", 6070)))
         done = meshwarden("up", "--no-envoy", state=tmp_path / "state")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "port 6070 on 127.0.0.1 can't be bound: Address already in use" in done.stderr
-    assert "--ports auto" in done.stderr
+    assert done.stderr.startswith("meshwarden: port")
+    assert "6070 (ratelimit debug)" in done.stderr
+    assert (done.stderr.count("\n"), done.stderr.count("--ports auto")) == (1, 1)
     assert not (tmp_path / "state").exists()
 
 

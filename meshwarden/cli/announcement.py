@@ -1,0 +1,47 @@
+"""What `up` prints once everything runs: where things listen, and what to try."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from meshwarden.cli.demo import Demo
+from meshwarden.cli.system_ports import HOST, Ports
+
+
+def tell_addresses(ports: Ports, *, with_envoy: bool) -> None:
+    """The table of addresses."""
+    title = "Meshwarden is up" + ("" if with_envoy else ", without Envoy")
+    addresses = Table("what", "where", title=title, title_justify="left")
+    if with_envoy:
+        addresses.add_row("gateway (Envoy)", f"http://{HOST}:{ports.gateway}")
+        addresses.add_row("Envoy admin", f"http://{HOST}:{ports.envoy_admin}")
+    for what, port in (
+        ("ext_authz health, metrics", ports.ext_authz_http),
+        ("ratelimit health, metrics, /json", ports.ratelimit_http),
+        ("ratelimit /rlconfig, /stats", ports.ratelimit_debug),
+        ("sample upstream", ports.upstream),
+    ):
+        addresses.add_row(what, f"http://{HOST}:{port}")
+    addresses.add_row("ext_authz gRPC", f"{HOST}:{ports.ext_authz}")
+    addresses.add_row("ratelimit gRPC", f"{HOST}:{ports.ratelimit}")
+    Console(soft_wrap=True).print(addresses)
+
+
+def tell_requests(demo: Demo, *, environment: Path, config: Path) -> None:
+    """The requests to try, where the configuration answers any as stated."""
+    console = Console(soft_wrap=True)
+    if demo.requests:
+        console.print(
+            f"In another terminal, [bold]. {os.path.relpath(environment)}[/bold], then try:",
+            highlight=False,
+        )
+    for name, expected, command in demo.table():
+        console.print(f"  {expected}  {name:20} {command}", markup=False, highlight=False)
+    console.print(
+        f"Edit a file in {config} and see it take effect. Ctrl-C stops everything.",
+        highlight=False,
+    )
