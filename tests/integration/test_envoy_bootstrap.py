@@ -90,13 +90,15 @@ def test_every_option_is_described() -> None:
 def test_what_two_parsers_may_read_differently_is_refused(
     mesh: Mesh, request_line: str, header: str
 ) -> None:
-    assert mesh.raw(request_line, *filter(None, [header])) == 400
+    answer = mesh.raw(request_line, *filter(None, [header]))
+    assert answer.status_code == 400
+    assert problem(answer)["reason"] == "bad_request"
     assert not mesh.authorizer.asked
     assert not mesh.upstream.executions
 
 
 def test_the_authorizer_and_the_upstream_see_the_same_normal_path(mesh: Mesh) -> None:
-    assert mesh.raw("GET /a/%2e%2e//orders/./7?x=1 HTTP/1.1") == 200
+    assert mesh.raw("GET /a/%2e%2e//orders/./7?x=1 HTTP/1.1").status_code == 200
     assert mesh.authorizer.asked[0].attributes.request.http.path == "/orders/7?x=1"
     assert mesh.upstream.executions == {"GET /orders/7": 1}
 
@@ -105,6 +107,44 @@ def test_too_many_headers_are_refused_with_a_problem(mesh: Mesh) -> None:
     answer = mesh.client.get("/orders", headers={f"x-{n}": "1" for n in range(120)})
     assert answer.status_code == 431
     assert problem(answer)["reason"] == "headers_too_large"
+
+
+def test_no_header_that_a_client_sends_as_envoys_reaches_anyone(mesh: Mesh) -> None:
+    """Not even those that Envoy itself only ever sends; what Envoy adds comes after."""
+    names = [
+        *("x-envoy-attempt-count", "x-envoy-peer-metadata", "x-envoy-original-dst-host"),
+        *("X-Envoy-Auth-Partial-Body", "x-envoy-ratelimited", "x-envoy-internal"),
+        *("x-envoy-retry-on", "x-envoy-external-address", "x-envoy-of-a-later-version"),
+    ]
+    sent = [(name, SECRET) for name in names for _twice in range(2)]
+    received = mesh.client.get("/orders", headers=sent).text.lower().splitlines()
+    assert not [line for line in received if SECRET in line]
+    assert [line for line in received if line.startswith("x-envoy")] == [
+        "x-envoy-external-address: 127.0.0.1"
+    ]
+    assert SECRET not in str(mesh.authorizer.asked)
+
+
+def test_a_credential_for_a_proxy_is_the_authorizers_and_not_the_workloads(mesh: Mesh) -> None:
+    headers = {"proxy-authorization": f"Basic {SECRET}"}
+    assert SECRET not in mesh.client.get("/orders", headers=headers).text
+    assert SECRET in str(mesh.authorizer.asked)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "reason"),
+    [
+        (["connection: upgrade", "upgrade: websocket"], 403, "upgrade_not_offered"),
+        (["transfer-encoding: xchunked"], 501, "transfer_encoding_unknown"),
+        (["content-length: 1", "transfer-encoding: chunked"], 400, "bad_request"),
+    ],
+)
+def test_what_envoy_does_not_offer_is_refused_with_a_problem(
+    mesh: Mesh, headers: list[str], status: int, reason: str
+) -> None:
+    answer = mesh.raw("GET /offers HTTP/1.1", *headers)
+    assert (answer.status_code, problem(answer)["reason"]) == (status, reason)
+    assert not mesh.upstream.executions
 
 
 def test_each_client_address_has_a_bucket_of_its_own(mesh: Mesh) -> None:
@@ -190,6 +230,20 @@ def test_over_the_limit_is_a_problem_with_the_time_to_wait(mesh: Mesh) -> None:
     entry = mesh.logged("/over-limit")
     assert entry["limit"] == "5, 5;w=60"
     assert (entry["rule"], entry["principal"], entry["flags"]) == ("read", "jwt:rita", "RL")
+    assert entry["reason"] == "over_limit"
+
+
+def test_the_log_gives_the_reason_of_envoys_own_answers_as_their_bodies_do(mesh: Mesh) -> None:
+    upgrade = {"connection": "upgrade", "upgrade": "websocket"}
+    for path, headers in (("/upgraded", upgrade), ("/reset", {})):
+        answer = mesh.client.get(path, headers=headers)
+        assert mesh.logged(path)["reason"] == problem(answer)["reason"]
+
+
+def test_the_log_gives_the_decisions_reason_where_the_workload_answered(mesh: Mesh) -> None:
+    for path in ("/orders", "/503", "/500"):
+        mesh.client.post(path)
+        assert mesh.logged(path)["reason"] == "allowed"
 
 
 def test_the_log_says_who_and_why_and_never_shows_a_query(mesh: Mesh) -> None:

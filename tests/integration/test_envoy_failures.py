@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
-from typing import Any
 
 import httpx2
 import pytest
@@ -86,22 +84,49 @@ def test_a_lone_upstream_that_fails_is_still_asked(mesh: Mesh) -> None:
     assert mesh.envoy.stat("cluster.upstream.outlier_detection.ejections_active") == 0
 
 
-def test_a_rate_limit_service_that_hangs_delays_a_request_by_its_time_limit_alone(
-    mesh: Mesh,
-) -> None:
-    released = Event()
+def test_a_slow_authorizer_is_waited_for_and_asked_once(mesh: Mesh) -> None:
+    mesh.authorizer.answer = envoy_services.late(envoy_services.allowed(), seconds=0.1)
+    assert mesh.client.get("/orders").status_code == 200
+    assert len(mesh.authorizer.asked) == 1
 
-    def hang(_request: Any) -> Any:
-        released.wait(10)
-        return envoy_services.within_limit()
 
-    mesh.limiter.answer = hang
-    try:
+def test_a_silent_authorizer_is_asked_once_and_given_up_at_the_time_limit(mesh: Mesh) -> None:
+    with envoy_services.hanging(mesh.authorizer):
+        answer = mesh.client.get("/silent-authorizer")
+    assert answer.status_code == 503
+    assert problem(answer)["reason"] == "authorizer_unavailable"
+    assert mesh.logged("/silent-authorizer")["reason"] == "authorizer_unavailable"
+    assert 0.15 <= answer.elapsed.total_seconds() < 1
+    assert len(mesh.authorizer.asked) == 1
+    assert not mesh.upstream.executions
+
+
+def test_a_slow_rate_limit_service_is_obeyed_and_asked_once(mesh: Mesh) -> None:
+    over_limit = envoy_services.over_limit(per_minute=5, seconds_left=42)
+    mesh.limiter.answer = envoy_services.late(over_limit, seconds=0.1)
+    assert mesh.client.get("/orders").status_code == 429
+    assert len(mesh.limiter.asked) == 1
+
+
+def test_a_silent_rate_limit_service_delays_a_request_by_its_time_limit_alone(mesh: Mesh) -> None:
+    with envoy_services.hanging(mesh.limiter):
         answer = mesh.client.get("/orders")
-    finally:
-        released.set()
     assert answer.status_code == 200
-    assert answer.elapsed.total_seconds() < 1
+    assert 0.1 <= answer.elapsed.total_seconds() < 1
+    assert len(mesh.limiter.asked) == 1
+
+
+def test_a_request_that_passed_uncounted_is_told_by_its_log_entry_and_a_counter(mesh: Mesh) -> None:
+    """The entry tells it where the rate-limit service sends dynamic metadata, a setting of its."""
+    mesh.limiter.answer = lambda _request: envoy_services.within_limit(domain="quickstart")
+    uncounted = mesh.envoy.stat("cluster.upstream.ratelimit.failure_mode_allowed")
+    mesh.client.get("/counted")
+    assert mesh.logged("/counted")["limit_domain"] == "quickstart"
+    assert mesh.envoy.stat("cluster.upstream.ratelimit.failure_mode_allowed") == uncounted
+    with envoy_services.hanging(mesh.limiter):
+        mesh.client.get("/uncounted")
+    assert "limit_domain" not in mesh.logged("/uncounted")
+    assert mesh.envoy.stat("cluster.upstream.ratelimit.failure_mode_allowed") == uncounted + 1
 
 
 def test_an_authorizer_that_died_silently_is_noticed_within_five_seconds() -> None:

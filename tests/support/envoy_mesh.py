@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from typing import Any
 
 import httpx2
@@ -47,13 +48,16 @@ class Mesh:
         wait_until(entries, f"{path} is in the access log")
         return entries()[-1]
 
-    def raw(self, request_line: str, *headers: str) -> int:
-        """The status that a request gets which no HTTP library would send."""
+    def raw(self, request_line: str, *headers: str) -> httpx2.Response:
+        """What is answered to a request that no HTTP library would send."""
         host, port = self.envoy.gateway.removeprefix("http://").split(":")
         lines = [request_line, "host: x", "connection: close", *headers, "", ""]
         with socket.create_connection((host, int(port)), timeout=5) as connection:
             connection.sendall("\r\n".join(lines).encode("latin-1"))
-            return int(connection.makefile("rb").readline().split()[1])
+            with HTTPResponse(connection) as answer:
+                answer.begin()
+                content = answer.read()
+        return httpx2.Response(answer.status, headers=answer.getheaders(), content=content)
 
 
 @contextmanager

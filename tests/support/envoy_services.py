@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Barrier, BrokenBarrierError, Thread
+from threading import Barrier, BrokenBarrierError, Event, Thread
 from typing import Any
 
 import grpc
@@ -81,7 +81,13 @@ def rate_limiter() -> Any:
 
 def allowed(**ok_response: Any) -> Any:
     """An OK verdict; `ok_response` are fields of `OkHttpResponse`."""
-    metadata = {"principal": "jwt:rita", "subject": "rita", "policy": "orders", "rule": "read"}
+    metadata = {
+        "principal": "jwt:rita",
+        "subject": "rita",
+        "policy": "orders",
+        "rule": "read",
+        "reason": "allowed",
+    }
     return check_response(ok_response=ok_response, dynamic_metadata=metadata)
 
 
@@ -95,8 +101,8 @@ def denied(status: int, body: str) -> Any:
     )
 
 
-def within_limit() -> Any:
-    return rate_limit_response(overall_code=1)
+def within_limit(**dynamic_metadata: str) -> Any:
+    return rate_limit_response(overall_code=1, dynamic_metadata=dynamic_metadata)
 
 
 def over_limit(*, per_minute: int, seconds_left: int) -> Any:
@@ -108,6 +114,33 @@ def over_limit(*, per_minute: int, seconds_left: int) -> Any:
         "duration_until_reset": {"seconds": seconds_left},
     }
     return rate_limit_response(overall_code=2, statuses=[status])
+
+
+def late(answer: Any, *, seconds: float) -> Callable[[Any], Any]:
+    """To be a service's `answer`: it comes after so long."""
+
+    def wait(_request: Any) -> Any:
+        Event().wait(seconds)
+        return answer
+
+    return wait
+
+
+@contextmanager
+def hanging(service: GrpcService) -> Iterator[None]:
+    """Within the block the service takes what it is asked, and answers when the block ends."""
+    released, answer = Event(), service.answer
+
+    def hang(request: Any) -> Any:
+        released.wait(10)
+        return answer(request)
+
+    service.answer = hang
+    try:
+        yield
+    finally:
+        released.set()
+        service.answer = answer
 
 
 class Upstream(ThreadingHTTPServer):

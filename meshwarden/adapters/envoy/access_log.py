@@ -10,13 +10,26 @@ from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.access_loggers.stream import v3 as stream
+from envoy_data_plane.envoy.extensions.formatter.cel import v3 as cel
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
-from meshwarden.adapters.envoy.typed import packed, struct
+from meshwarden.adapters.envoy.local_replies import REPLIES
+from meshwarden.adapters.envoy.typed import EXT_AUTHZ, RATELIMIT, packed, struct
 
-EXT_AUTHZ = "envoy.filters.http.ext_authz"
-DECISION_MEMBERS = ("principal", "subject", "policy", "rule", "reason")
+DECISION_MEMBERS = ("principal", "subject", "policy", "rule")
 """What the authorizer says about each decision in `CheckResponse.dynamic_metadata`."""
+DECISION_REASON = f"metadata.filter_metadata['{EXT_AUTHZ}']['reason']"
+NOT_OUR_ANSWER = "response.code_details in ['via_upstream', 'ext_authz_denied']"
+
+
+def _reason() -> str:
+    """Of an answer of Envoy's own the reason that its body names, else the decision's.
+
+    In CEL; what can't be evaluated, as where there was no decision, is left out of the entry.
+    """
+    own = "".join(f"{reply.where} ? '{reply.reason}' : " for reply in REPLIES)
+    return f"%CEL({NOT_OUR_ANSWER} ? {DECISION_REASON} : {own}{DECISION_REASON})%"
+
 
 MASKED = "[masked]"
 FIELDS = {
@@ -43,6 +56,9 @@ FIELDS = {
     "limit": "%RESPONSE_HEADER(X-RATELIMIT-LIMIT)%",
     "limit_remaining": "%RESPONSE_HEADER(X-RATELIMIT-REMAINING)%",
     "retry_after": "%RESPONSE_HEADER(RETRY-AFTER)%",
+    # Only what an answer of the rate-limit service brings: without it, nothing was counted.
+    "limit_domain": f"%DYNAMIC_METADATA({RATELIMIT}:domain)%",
+    "reason": _reason(),
     **{member: f"%DYNAMIC_METADATA({EXT_AUTHZ}:{member})%" for member in DECISION_MEMBERS},
 }
 
@@ -60,7 +76,13 @@ def access_logs() -> list[accesslog.AccessLog]:
 def _log(fields: dict[str, str], *, fragment: bool) -> accesslog.AccessLog:
     log = stream.StdoutAccessLog(
         log_format=core.SubstitutionFormatString(
-            json_format=struct(dict(fields)), omit_empty_values=True
+            json_format=struct(dict(fields)),
+            omit_empty_values=True,
+            formatters=[
+                core.TypedExtensionConfig(
+                    name="envoy.formatter.cel", typed_config=packed(cel.Cel())
+                )
+            ],
         )
     )
     has_fragment = route.HeaderMatcher(

@@ -17,13 +17,11 @@ from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.type import v3 as kinds
 
-from meshwarden.adapters.envoy.access_log import EXT_AUTHZ
 from meshwarden.adapters.envoy.clusters import EXT_AUTHZ_CLUSTER, RATELIMIT_CLUSTER
 from meshwarden.adapters.envoy.options import EnvoyOptions
-from meshwarden.adapters.envoy.typed import always, header, packed, seconds
+from meshwarden.adapters.envoy.typed import EXT_AUTHZ, RATELIMIT, always, header, packed, seconds
 
 LOCAL_RATELIMIT = "envoy.filters.http.local_ratelimit"
-RATELIMIT = "envoy.filters.http.ratelimit"
 ROUTER = "envoy.filters.http.router"
 
 RETRY_CHECK_ON = "connect-failure,refused-stream,reset"
@@ -110,7 +108,12 @@ def _ratelimit(options: EnvoyOptions) -> ratelimit.RateLimit:
 
 
 def _grpc_service(cluster: str, timeout_seconds: float, *, retry_on: str) -> core.GrpcService:
-    """One retry within the time limit, so that a replica that goes away costs no request."""
+    """One retry within the time limit, so that a replica that goes away costs no request.
+
+    Envoy makes `max_interval` the time limit of each try, too, and ignores it only where it is not
+    below `timeout` (1.40, tried; `Utility::convertCoreToRouteRetryPolicy`). So it is the whole time
+    limit: a slow answer is waited for and not asked for again. The one retry waits 10 ms at most.
+    """
     return core.GrpcService(
         envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=cluster),
         timeout=seconds(timeout_seconds),
@@ -118,7 +121,8 @@ def _grpc_service(cluster: str, timeout_seconds: float, *, retry_on: str) -> cor
             retry_on=retry_on,
             num_retries=1,
             retry_back_off=core.BackoffStrategy(
-                base_interval=seconds(0.01), max_interval=seconds(0.02)
+                base_interval=seconds(min(0.01, timeout_seconds)),
+                max_interval=seconds(timeout_seconds),
             ),
         ),
     )

@@ -6,9 +6,14 @@ The reason for each value, line by line of Envoy's page on edge proxies, is in
 
 from __future__ import annotations
 
+from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener_v3
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import (
+    v3 as early_header_mutation,
+)
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from meshwarden.adapters.envoy.access_log import access_logs
 from meshwarden.adapters.envoy.filters import http_filters
@@ -19,6 +24,7 @@ from meshwarden.adapters.envoy.typed import address, packed, seconds
 
 LISTENER = "edge"
 CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
+EARLY_HEADER_MUTATION = "envoy.http.early_header_mutation.header_mutation"
 
 
 def listener(options: EnvoyOptions) -> listener_v3.Listener:
@@ -44,6 +50,7 @@ def _connection_manager(options: EnvoyOptions) -> hcm.HttpConnectionManager:
         local_reply_config=local_replies(),
         use_remote_address=True,
         internal_address_config=_nobody(),
+        early_header_mutation_extensions=[_envoy_headers_removed()],
         normalize_path=True,
         merge_slashes=True,
         path_with_escaped_slashes_action=escaped_slashes.REJECT_REQUEST,
@@ -72,10 +79,26 @@ def _limits(options: EnvoyOptions) -> core.HttpProtocolOptions:
 
 
 def _nobody() -> hcm.HttpConnectionManagerInternalAddressConfig:
-    """The addresses that are trusted with `x-envoy-*` headers, which ask for retries and timeouts.
+    """The addresses that are "internal": none.
 
+    They may name the client in `x-forwarded-for`, and their requests are marked `x-envoy-internal`.
     Envoy reads an empty list as "loopback and private networks" (1.40, tried), so an address stands
     here that nobody can have.
     """
     unreachable = core.CidrRange(address_prefix="255.255.255.255", prefix_len=32)
     return hcm.HttpConnectionManagerInternalAddressConfig(cidr_ranges=[unreachable])
+
+
+def _envoy_headers_removed() -> core.TypedExtensionConfig:
+    """Every client-sent `x-envoy-*`, before Envoy looks at the headers or adds any of its own.
+
+    By itself Envoy removes from strangers the ones that ask for retries and timeouts, and passes
+    on those that it only ever answers with, which a workload may believe.
+    """
+    from_clients = mutation_rules.HeaderMutationRemoveOnMatch(
+        key_matcher=matcher.StringMatcher(prefix="x-envoy-", ignore_case=True)
+    )
+    removal = early_header_mutation.HeaderMutation(
+        mutations=[mutation_rules.HeaderMutation(remove_on_match=from_clients)]
+    )
+    return core.TypedExtensionConfig(name=EARLY_HEADER_MUTATION, typed_config=packed(removal))

@@ -30,6 +30,11 @@ class Reply(NamedTuple):
     detail: str
     condition: str = ""
 
+    @property
+    def where(self) -> str:
+        """When it is sent, in CEL."""
+        return " && ".join(filter(None, [f"response.code == {self.status}", self.condition]))
+
 
 REPLIES = (
     Reply(
@@ -46,6 +51,12 @@ REPLIES = (
     ),
     Reply(HTTPStatus.TOO_MANY_REQUESTS, "over_limit", "Too many requests; try again later."),
     Reply(HTTPStatus.BAD_REQUEST, "bad_request", "The request is not acceptable as it was sent."),
+    Reply(
+        HTTPStatus.FORBIDDEN,
+        "upgrade_not_offered",
+        "The connection can't be upgraded to another protocol here.",
+        "response.code_details == 'upgrade_failed'",
+    ),
     Reply(HTTPStatus.NOT_FOUND, "no_route", "Nothing is served here."),
     Reply(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The request took too long to arrive."),
     Reply(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_too_large", "The request is too large."),
@@ -56,6 +67,11 @@ REPLIES = (
         "The request's headers are too many or too large.",
     ),
     Reply(HTTPStatus.INTERNAL_SERVER_ERROR, "gateway_error", "The gateway failed."),
+    Reply(
+        HTTPStatus.NOT_IMPLEMENTED,
+        "transfer_encoding_unknown",
+        "No transfer encoding but chunked is understood.",
+    ),
     Reply(HTTPStatus.BAD_GATEWAY, "upstream_error", "The service's answer can't be used."),
     Reply(HTTPStatus.SERVICE_UNAVAILABLE, "upstream_unavailable", "The service can't be reached."),
     Reply(HTTPStatus.GATEWAY_TIMEOUT, "upstream_timeout", "The service did not answer in time."),
@@ -70,7 +86,6 @@ def local_replies() -> hcm.LocalReplyConfig:
 
 
 def _mapper(reply: Reply) -> hcm.ResponseMapper:
-    conditions = [f"response.code == {reply.status.value}", reply.condition]
     problem = {
         "type": "about:blank",
         "title": reply.status.phrase,
@@ -79,7 +94,7 @@ def _mapper(reply: Reply) -> hcm.ResponseMapper:
         "reason": reply.reason,
     }
     return hcm.ResponseMapper(
-        filter=_where(" && ".join(filter(None, conditions))),
+        filter=_where(reply.where),
         body_format_override=core.SubstitutionFormatString(
             json_format=struct(problem), content_type=PROBLEM_JSON
         ),

@@ -9,16 +9,17 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.envoy.type.metadata import v3 as metadata
 
-from meshwarden.adapters.envoy.access_log import EXT_AUTHZ
 from meshwarden.adapters.envoy.clusters import UPSTREAM_CLUSTER
 from meshwarden.adapters.envoy.options import EnvoyOptions
-from meshwarden.adapters.envoy.typed import seconds
+from meshwarden.adapters.envoy.typed import EXT_AUTHZ, seconds
 
 IDEMPOTENT_METHODS = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
 """RFC 9110 section 9.2.2."""
 RETRY_IDEMPOTENT_ON = "connect-failure,refused-stream,reset,retriable-status-codes"
 RETRY_ALWAYS_ON = "connect-failure,refused-stream"
 """The upstream has not begun with such a request."""
+REMOVED_BEFORE_THE_UPSTREAM = ("proxy-authorization",)
+"""It is meant for a proxy (RFC 9110 section 11.7.2): the authorizer may read it, no workload."""
 LIMITED_BY = ("rule", "principal")
 """The members of the decision that make a request's descriptor, in order."""
 
@@ -46,6 +47,7 @@ def routes(options: EnvoyOptions) -> route.RouteConfiguration:
                 route=_action(options, _retry(options, RETRY_ALWAYS_ON)),
             ),
         ],
+        request_headers_to_remove=list(REMOVED_BEFORE_THE_UPSTREAM),
         rate_limits=[_descriptor()] if options.ratelimit_enabled else [],
     )
     return route.RouteConfiguration(name="edge", virtual_hosts=[host])
