@@ -109,6 +109,18 @@ def test_too_many_headers_are_refused_with_a_problem(mesh: Mesh) -> None:
     assert problem(answer)["reason"] == "headers_too_large"
 
 
+@pytest.mark.parametrize(("added", "status"), [(20, 200), (21, 500)])
+def test_eighty_lines_at_the_authorizer_leave_it_room_for_twenty(
+    mesh: Mesh, added: int, status: int
+) -> None:
+    """Of the eighty the client sent 72 and `Host`; the others are Envoy's."""
+    headers = [{"header": {"key": f"x-auth-{n}", "value": "1"}} for n in range(added)]
+    mesh.authorizer.answer = lambda _request: envoy_services.allowed(headers=headers)
+    answer = mesh.raw("GET /many HTTP/1.1", *(f"x-{n}: 1" for n in range(72)))
+    assert len(mesh.authorizer.asked[0].attributes.request.http.header_map.headers) == 80
+    assert answer.status_code == status
+
+
 def test_no_header_that_a_client_sends_as_envoys_reaches_anyone(mesh: Mesh) -> None:
     """Not even those that Envoy itself only ever sends; what Envoy adds comes after."""
     names = [

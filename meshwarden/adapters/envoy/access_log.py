@@ -14,12 +14,17 @@ from envoy_data_plane.envoy.extensions.formatter.cel import v3 as cel
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from meshwarden.adapters.envoy.local_replies import REPLIES
-from meshwarden.adapters.envoy.typed import EXT_AUTHZ, RATELIMIT, packed, struct
+from meshwarden.adapters.envoy.typed import packed, struct
 
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+RATELIMIT = "envoy.filters.http.ratelimit"
+"""Filters, under whose names their services' dynamic metadata stands."""
 DECISION_MEMBERS = ("principal", "subject", "policy", "rule")
 """What the authorizer says about each decision in `CheckResponse.dynamic_metadata`."""
 DECISION_REASON = f"metadata.filter_metadata['{EXT_AUTHZ}']['reason']"
-NOT_OUR_ANSWER = "response.code_details in ['via_upstream', 'ext_authz_denied']"
+"""In CEL."""
+NOT_ENVOYS_OWN = "response.code_details in ['via_upstream', 'ext_authz_denied']"
+MASKED = "[masked]"
 
 
 def _reason() -> str:
@@ -28,10 +33,9 @@ def _reason() -> str:
     In CEL; what can't be evaluated, as where there was no decision, is left out of the entry.
     """
     own = "".join(f"{reply.where} ? '{reply.reason}' : " for reply in REPLIES)
-    return f"%CEL({NOT_OUR_ANSWER} ? {DECISION_REASON} : {own}{DECISION_REASON})%"
+    return f"%CEL({NOT_ENVOYS_OWN} ? {DECISION_REASON} : {own}{DECISION_REASON})%"
 
 
-MASKED = "[masked]"
 FIELDS = {
     "time": "%START_TIME%",
     "request_id": "%REQUEST_HEADER(X-REQUEST-ID)%",
@@ -56,7 +60,7 @@ FIELDS = {
     "limit": "%RESPONSE_HEADER(X-RATELIMIT-LIMIT)%",
     "limit_remaining": "%RESPONSE_HEADER(X-RATELIMIT-REMAINING)%",
     "retry_after": "%RESPONSE_HEADER(RETRY-AFTER)%",
-    # Only what an answer of the rate-limit service brings: without it, nothing was counted.
+    # The rate-limit service answered; only where it is told to send dynamic metadata.
     "limit_domain": f"%DYNAMIC_METADATA({RATELIMIT}:domain)%",
     "reason": _reason(),
     **{member: f"%DYNAMIC_METADATA({EXT_AUTHZ}:{member})%" for member in DECISION_MEMBERS},

@@ -17,9 +17,10 @@ from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.type import v3 as kinds
 
+from meshwarden.adapters.envoy.access_log import EXT_AUTHZ, RATELIMIT
 from meshwarden.adapters.envoy.clusters import EXT_AUTHZ_CLUSTER, RATELIMIT_CLUSTER
 from meshwarden.adapters.envoy.options import EnvoyOptions
-from meshwarden.adapters.envoy.typed import EXT_AUTHZ, RATELIMIT, always, header, packed, seconds
+from meshwarden.adapters.envoy.typed import always, header, packed, seconds
 
 LOCAL_RATELIMIT = "envoy.filters.http.local_ratelimit"
 ROUTER = "envoy.filters.http.router"

@@ -9,9 +9,10 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.envoy.type.metadata import v3 as metadata
 
+from meshwarden.adapters.envoy.access_log import EXT_AUTHZ
 from meshwarden.adapters.envoy.clusters import UPSTREAM_CLUSTER
 from meshwarden.adapters.envoy.options import EnvoyOptions
-from meshwarden.adapters.envoy.typed import EXT_AUTHZ, seconds
+from meshwarden.adapters.envoy.typed import seconds
 
 IDEMPOTENT_METHODS = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
 """RFC 9110 section 9.2.2."""

@@ -11,10 +11,6 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.type import v3 as kinds
 from envoy_data_plane.google.protobuf import Any, Struct
 
-EXT_AUTHZ = "envoy.filters.http.ext_authz"
-RATELIMIT = "envoy.filters.http.ratelimit"
-"""Names of filters, under which their dynamic metadata stands as well."""
-
 
 def seconds(count: float) -> timedelta:
     return timedelta(seconds=count)
