@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -30,6 +32,7 @@ def application(words: Sequence[str]) -> typer.Typer:
         epilog="Exit status: 0 it went well; 1 what was looked at has faults; "
         "2 called or set up wrongly.",
         no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
     )
@@ -45,17 +48,37 @@ def application(words: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _purpose() -> None:
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"meshwarden {version('meshwarden')}")
+        raise typer.Exit
+
+
+def _purpose(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
     """Decides, for every request at an Envoy or Istio proxy, who is calling, whether they may, and
     how often.
     """
 
 
 def main() -> None:
-    """Run the command line; a fault is told on standard error, without a traceback."""
+    """Run the command line; a fault, or a file that can't be used, is told on standard error,
+    without a traceback.
+    """
     try:
         application(sys.argv[1:])()
     except Fault as fault:
         for problem in fault.problems:
             sys.stderr.write(f"meshwarden: {problem}\n")
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"meshwarden: {error.filename}: {error.strerror}\n")
         sys.exit(2)

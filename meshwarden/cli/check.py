@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from meshwarden.cli import configuration_folder
-from meshwarden.cli.output import AsJson, print_json, print_line, print_problems, problem_values
+from meshwarden.cli.inventory import inventory
+from meshwarden.cli.output import AsJson, print_json, print_line, problem_values
 
 
 def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of policies and limits.")],
     as_json: AsJson = False,
 ) -> None:
-    """Validate a folder of policies and limits: every fault with file, line and a hint.
+    """Validate policies and limits: print every fault with file, line and a hint.
 
     [bold]Example:[/bold] meshwarden check examples/quickstart
 
@@ -25,8 +26,9 @@ def check(
     if as_json:
         print_json({"ok": not found, "problems": problem_values(found)})
     elif found:
-        print_problems(found)
+        for problem in found:
+            print_line(str(problem))
         print_line(f"{len(found)} {'fault' if len(found) == 1 else 'faults'} in {folder}")
     else:
-        print_line(f"{folder}: ok")
+        print_line(f"{folder}: ok: {inventory(folder)}")
     raise typer.Exit(1 if found else 0)

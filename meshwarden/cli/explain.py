@@ -16,8 +16,8 @@ from ext_authz.core.model import Request
 from meshwarden.cli import configuration_folder
 from meshwarden.cli.configuration_folder import QUICKSTART, Folder
 from meshwarden.cli.output import AsJson, print_json, print_line
-from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder
-from meshwarden.core.documents import parse_json
+from meshwarden.cli.state_folder import DEFAULT_STATE, State, prepared
+from meshwarden.core.documents import hint_for, parse_json
 from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
 
 
@@ -79,7 +79,7 @@ def explain(
 
     Exit status: 0 allowed; 1 denied; 2 the request or the folder can't be read.
     """
-    configured = configuration_folder.load(config, StateFolder(state))
+    configured = configuration_folder.load(config, prepared(state))
     asked = read_request(request, _content(request))
     issuer_keys = configuration_folder.issuer_keys(configured.policies)
     keys = Keys(issuer_keys=issuer_keys, api_keys=configured.api_keys)
@@ -109,18 +109,31 @@ def read_request(name: str, content: bytes) -> Request:
         what = "is no CheckRequest with attributes.request.http"
         raise InvalidInput([Problem(name, 0, what)]) from None
     except pydantic.ValidationError as error:
-        raise InvalidInput(
-            Problem(name, 0, f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}")
-            for detail in error.errors(include_url=False, include_input=False)
-        ) from None
+        details = error.errors(include_url=False, include_input=False)
+        raise InvalidInput({_shape_problem(name, detail) for detail in details}) from None
+
+
+def _shape_problem(name: str, detail: Any) -> Problem:
+    """One fault of a request's shape, in our words; the same for each shape that was tried."""
+    known = list(RequestFile.model_fields)
+    field, *inner = detail["loc"] or [""]
+    if not field:
+        return Problem(name, 0, f"a request is an object with some of {', '.join(known)}")
+    if detail["type"] == "extra_forbidden":
+        return Problem(name, 0, f"there is no field '{field}'", hint_for(field, known))
+    if field == "headers" and inner:
+        return Problem(name, 0, f"headers.{inner[0]}: must be a text, or a list of texts")
+    wanted = "an object of names and values" if field == "headers" else "a text"
+    return Problem(name, 0, f"{field}: must be {wanted}")
 
 
 def _print(result: dict[str, Any]) -> None:
     verdict = result["verdict"]
-    word = "allowed" if verdict["allowed"] else f"denied with {verdict['status']}"
-    print_line(
-        f"{word}: {verdict['reason']}" + (f" ({verdict['detail']})" if verdict["detail"] else "")
-    )
+    detail = f" ({verdict['detail']})" if verdict["detail"] else ""
+    if verdict["allowed"]:
+        print_line("allowed")
+    else:
+        print_line(f"denied with {verdict['status']}: {verdict['reason']}{detail}")
     print_line(
         f"  principal {verdict['principal']}, policy {verdict['policy'] or '-'}, "
         f"rule {verdict['rule'] or '-'}"

@@ -11,16 +11,23 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import pydantic
 import typer
 
 from ext_authz.core.api_keys import KeyFile, KeyRecord, digest, make_key, parse_records
 from meshwarden.cli.arguments import seconds
 from meshwarden.cli.output import AsJson, print_json, print_line
-from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder, write_private
+from meshwarden.cli.state_folder import (
+    DEFAULT_STATE,
+    State,
+    StateFolder,
+    prepared,
+    write_private,
+)
 from meshwarden.core.documents import parse_json
-from meshwarden.core.faults import InvalidInput, Misconfigured
+from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
 
 app = typer.Typer(help="API keys of the file store.", no_args_is_help=True)
 
@@ -63,7 +70,7 @@ class KeyStore:
             "created_at": now,
             "expires_at": None if expires_in_seconds is None else now + expires_in_seconds,
         }
-        record = parse_records("the new key", {"keys": [values]}).keys[0]
+        record = _record(values)
         self.change(lambda keys: (*(old for old in keys if old.id != record.id), record))
         return key, record
 
@@ -78,6 +85,28 @@ class KeyStore:
         revoked = found.model_copy(update={"revoked_at": found.revoked_at or now})
         self.change(lambda keys: tuple(revoked if k.id == key_id else k for k in keys))
         return revoked
+
+
+_WORDS = "is text without spaces, commas and what can't be printed, at most 256 characters"
+_WHAT_MAY_BE = {
+    "name": "starts with a letter or digit, then at most 127 letters, digits or any of . _ / -",
+    "roles": _WORDS,
+    "scopes": _WORDS,
+}
+
+
+def _record(values: dict[str, Any]) -> KeyRecord:
+    """The record of a new key. Raises `InvalidInput`, saying what a name, role or scope may be."""
+    try:
+        return KeyRecord.model_validate(values)
+    except pydantic.ValidationError as error:
+        wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False)}
+        raise InvalidInput(
+            Problem(
+                "", 0, f"the {field.removesuffix('s')} can't be used", f"it {_WHAT_MAY_BE[field]}"
+            )
+            for field in wrong
+        ) from None
 
 
 def _read(path: Path) -> bytes:
@@ -103,7 +132,7 @@ def create(
 
     [bold]Example:[/bold] meshwarden keys create billing --role order-writer --expires-in 86400
     """
-    key, record = KeyStore(StateFolder(state)).create(
+    key, record = KeyStore(prepared(state)).create(
         name, roles=tuple(role or ()), scopes=tuple(scope or ()), expires_in_seconds=expires_in
     )
     if as_json:
@@ -119,7 +148,7 @@ def list_keys(state: State = DEFAULT_STATE, as_json: AsJson = False) -> None:
 
     [bold]Example:[/bold] meshwarden keys list --json
     """
-    records = KeyStore(StateFolder(state)).records()
+    records = KeyStore(prepared(state)).records()
     if as_json:
         print_json([json.loads(record.model_dump_json(exclude={"digest"})) for record in records])
         return
@@ -156,7 +185,7 @@ def revoke(
 
     [bold]Example:[/bold] meshwarden keys revoke 3f9c2a11d0b7
     """
-    record = KeyStore(StateFolder(state)).revoke(key_id)
+    record = KeyStore(prepared(state)).revoke(key_id)
     if as_json:
         print_json({"id": record.id, "principal": f"key:{record.name}", "revoked": True})
     else:

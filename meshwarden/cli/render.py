@@ -4,6 +4,7 @@ repository.
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import pydantic
 import typer
 
 from meshwarden.cli.output import print_line
-from meshwarden.core.faults import Misconfigured
+from meshwarden.core.faults import Misconfigured, Problem
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -50,12 +51,21 @@ def envoy(
     try:
         chosen = EnvoyOptions.model_validate(values)
     except pydantic.ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-            for detail in error.errors(include_url=False, include_input=False)
-        )
-        raise Misconfigured(f"--set {problems}; `--options` lists them") from None
+        details = error.errors(include_url=False, include_input=False)
+        known = list(EnvoyOptions.model_fields)
+        raise Misconfigured(_option_problem(detail, values, known) for detail in details) from None
     print_line(to_yaml(bootstrap(chosen)).rstrip("\n"))
+
+
+def _option_problem(detail: Any, values: dict[str, str], known: list[str]) -> Problem:
+    """One wrong `--set`, with the option that may have been meant."""
+    name = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "`--options` lists them"
+        return Problem("", 0, f"--set {name}: there is no such option", hint)
+    what = detail["msg"].replace("Input should be", "must be").partition(", unable to parse")[0]
+    return Problem("", 0, f"--set {name}={values[name]}: {what}", "`--options` lists them")
 
 
 @app.command("reference")
@@ -68,8 +78,14 @@ def reference(
     """
     for name, text in reference_files().items():
         path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        except OSError as error:
+            what = f"{path} can't be written: {error.filename}: {error.strerror}"
+            raise Misconfigured(
+                [Problem("", 0, what, "name a folder that may be written")]
+            ) from None
         print_line(str(path))
 
 

@@ -9,7 +9,7 @@ import typer
 
 from meshwarden.cli.arguments import seconds
 from meshwarden.cli.output import print_line
-from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder, development_claims
+from meshwarden.cli.state_folder import DEFAULT_STATE, State, development_claims, prepared
 from meshwarden.core.faults import InvalidInput
 
 
@@ -42,8 +42,7 @@ def token(
         raise InvalidInput(f"--claims is not JSON: {error.msg} at character {error.pos}") from None
     if not isinstance(further, dict):
         raise InvalidInput("--claims is not a JSON object")
-    folder = StateFolder(state)
-    folder.prepare()
+    folder = prepared(state)
     merged: dict[str, Any] = {
         **development_claims(subject, role or [], expires_in_seconds=expires_in),
         **further,

@@ -8,8 +8,8 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ import pytest
 import yaml
 
 from meshwarden.cli import main
-from meshwarden.cli.keys import KeyStore
-from meshwarden.cli.state_folder import StateFolder
 from tests.support.processes import CHECKOUT
 from tests.support.quickstart import meshwarden
 
@@ -78,7 +76,8 @@ def state(tmp_path: Path) -> Path:
 
 def test_check_takes_the_quickstart(command: Command):
     done = command("check", "examples/quickstart")
-    assert (done.status, done.output) == (0, "examples/quickstart: ok\n")
+    found = "1 issuer, 3 roles, 1 binding, 1 policy (6 rules), 1 limit"
+    assert (done.status, done.output) == (0, f"examples/quickstart: ok: {found}\n")
     assert command("check", "examples/quickstart", "--json").value == {"ok": True, "problems": []}
 
 
@@ -113,7 +112,8 @@ def test_check_tells_every_fault_of_every_file_with_its_line_and_a_hint(
     monkeypatch.chdir(tmp_path)
     done = command("check", "faulty")
     assert done.status == 1
-    lines = done.errors.splitlines()
+    assert done.errors == ""
+    *lines, count = done.output.splitlines()
     assert "faulty/policy.yaml:7: unknown field 'spec.rules.0.rolse' (did you mean 'roles'?)" in (
         lines
     )
@@ -123,7 +123,7 @@ def test_check_tells_every_fault_of_every_file_with_its_line_and_a_hint(
     assert any(re.match(r"faulty/limits\.yaml:7: .*fortnight", line) for line in lines)
     assert any(line.startswith("faulty/broken.yaml:") for line in lines)
     assert len(lines) == len(set(lines))
-    assert done.output == f"{len(lines)} faults in faulty\n"
+    assert count == f"{len(lines)} faults in faulty"
     listed = command("check", "faulty", "--json")
     assert listed.status == 1
     assert not listed.value["ok"]
@@ -152,7 +152,7 @@ def test_explain_says_who_is_allowed_and_by_which_rule(command: Command):
     request = {"path": "/orders/7", "headers": {"Authorization": f"Bearer {token}"}}
     done = command("explain", "-", stdin=json.dumps(request).encode())
     assert done.status == 0
-    assert done.output.startswith("allowed: ")
+    assert done.output.startswith("allowed\n")
     assert "principal jwt:rita, policy quickstart, rule orders-read" in done.output
     assert token not in done.output
     assert token.rpartition(".")[2] not in done.output
@@ -177,21 +177,11 @@ def test_explain_says_who_is_denied_and_why(command: Command, tmp_path: Path):
     assert "mwk_secretsecret" not in denied.output
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b"{", "-:1: not JSON"),
-        (b'{"path": "\xff"}', "-:1: not UTF-8 text"),
-        (b"[" * 100_000, "-: nested too deeply"),
-        (b'{"paht": "/"}', "-: paht: Extra inputs are not permitted"),
-        (b'{"headers": {"a": 1}}', "-: headers.a"),
-        (b"[]", "Input should be"),
-    ],
-)
-def test_explain_tells_why_a_request_can_not_be_read(command: Command, content: bytes, told: str):
-    done = command("explain", "-", stdin=content)
+def test_explain_tells_why_a_request_can_not_be_read(command: Command):
+    command("token", "--subject", "rita")
+    done = command("explain", "-", stdin=b'{"paht": "/"}')
     assert (done.status, done.output) == (2, "")
-    assert told in done.errors
+    assert done.errors == "meshwarden: -: there is no field 'paht' (did you mean 'path'?)\n"
     assert command("explain", "/nowhere.json").status == 2
 
 
@@ -211,7 +201,8 @@ def claims_of(token: str, state: Path) -> dict[str, Any]:
 def test_token_prints_a_signed_token_alone(command: Command, state: Path):
     words = ["--subject", "rita", "--role", "a", "--role", "b", "--expires-in", "60"]
     done = command("token", *words)
-    assert (done.status, done.errors) == (0, "")
+    assert (done.status, done.errors) == (0, f"made a new development issuer in {state}\n")
+    assert command("token", *words).errors == ""
     assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", done.output)
     claims = claims_of(done.output.strip(), state)
     assert (claims["sub"], claims["roles"]) == ("rita", ["a", "b"])
@@ -294,14 +285,9 @@ def test_a_revoked_key_is_shown_as_such_and_refused(command: Command):
     unknown = command("keys", "revoke", "nosuch")
     assert unknown.status == 2
     assert "there is no key with the id 'nosuch'" in unknown.errors
-    assert command("keys", "create", "bad name!").status == 2
-
-
-def test_keys_made_at_the_same_time_are_all_kept(state: Path):
-    store = KeyStore(StateFolder(state))
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: store.create(f"k{n}"), range(24)))
-    assert sorted(r.name for r in store.records()) == sorted(f"k{n}" for n in range(24))
+    wrong = command("keys", "create", "bad name!")
+    assert (wrong.status, wrong.output) == (2, "")
+    assert "the name can't be used (it starts with a letter or digit" in wrong.errors
 
 
 def test_the_ids_of_keys_are_whole_on_a_narrow_terminal(
@@ -329,12 +315,21 @@ def test_an_option_of_envoy_is_set_by_name(command: Command):
     assert "listen_port=" in command("render", "envoy", "--options").output
 
 
-@pytest.mark.parametrize("text", ["listen_port", "listen_prot=1", "listen_port=x"])
-def test_a_wrong_option_of_envoy_is_named(command: Command, text: str):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("listen_port", "NAME=VALUE is needed"),
+        ("listen_prot=1", "there is no such option (did you mean 'listen_port'?)"),
+        ("foo=1", "there is no such option (`--options` lists them)"),
+        ("listen_port=x", "must be a valid integer (`--options` lists them)"),
+        ("listen_port=70000", "must be less than or equal to 65535 (`--options` lists them)"),
+    ],
+)
+def test_a_wrong_option_of_envoy_is_named(command: Command, text: str, told: str):
     done = command("render", "envoy", "--set", text)
+    name = text if told.startswith(("NAME", "must")) else text.partition("=")[0]
     assert (done.status, done.output) == (2, "")
-    assert text.partition("=")[0] in done.errors
-    assert "Traceback" not in done.errors
+    assert done.errors == f"meshwarden: --set {name}: {told}\n"
 
 
 def test_the_reference_pages_in_the_checkout_are_current(command: Command, tmp_path: Path):
@@ -349,6 +344,17 @@ def test_the_reference_pages_in_the_checkout_are_current(command: Command, tmp_p
         )
 
 
+def test_reference_pages_that_can_not_be_written_are_told_so(command: Command, tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for folder in (file, file / "below", Path("/proc/nowhere")):
+        done = command("render", "reference", folder)
+        assert (done.status, done.output, done.errors.count("\n")) == (2, "", 1)
+        assert done.errors.startswith(f"meshwarden: {folder}/")
+        assert "can't be written" in done.errors
+    assert file.read_text() == "kept"
+
+
 # --- help
 
 
@@ -356,8 +362,14 @@ def test_the_reference_pages_in_the_checkout_are_current(command: Command, tmp_p
 def test_the_help_of_each_command_has_an_example(command: Command, words: list[str]):
     done = command(*words, "--help")
     assert done.status == 0
+    assert command(*words, "-h").output == done.output
     assert "Example: " in done.output
     assert " ".join(["meshwarden", *words]) in " ".join(done.output.split())
+
+
+def test_the_version_is_the_packages(command: Command):
+    done = command("--version")
+    assert (done.status, done.output) == (0, f"meshwarden {version('meshwarden')}\n")
 
 
 def test_without_a_command_the_commands_are_listed(command: Command):

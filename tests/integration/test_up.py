@@ -301,6 +301,10 @@ def test_without_envoy_and_with_redis_the_services_run_and_count_there(tmp_path:
             )
             where = addresses(process)
             assert "gateway (Envoy)" not in where
+            services = ["--ext-authz", where["ext_authz health, metrics"]]
+            services += ["--ratelimit", where["ratelimit health, metrics, /json"]]
+            looked = meshwarden("doctor", "--no-envoy", *services, state=state)
+            assert (looked.returncode, "Envoy" in looked.stdout) == (0, False), looked.stdout
             question = {
                 "domain": "quickstart",
                 "descriptors": [

@@ -42,3 +42,24 @@ def test_a_repeated_header_is_merged_as_envoy_merges_it():
 def test_what_is_no_request_is_refused_with_its_name(content: bytes):
     with pytest.raises(InvalidInput, match=r"asked\.json"):
         read_request("asked.json", content)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"{", "-:1: not JSON"),
+        (b'{"path": "\xff"}', "-:1: not UTF-8 text"),
+        (b"[" * 100_000, "-: nested too deeply"),
+        (b'{"paht": "/"}', "-: there is no field 'paht' (did you mean 'path'?)"),
+        (b'{"headers": {"a": 1}}', "-: headers.a: must be a text, or a list of texts"),
+        (b'{"headers": {"a": [1, 2]}}', "-: headers.a: must be a text, or a list of texts"),
+        (b'{"headers": []}', "-: headers: must be an object of names and values"),
+        (b'{"path": 1}', "-: path: must be a text"),
+        (b"[]", "-: a request is an object with some of method, host, path, headers,"),
+    ],
+)
+def test_what_a_request_file_lacks_is_told_once_and_in_our_words(content: bytes, told: str):
+    with pytest.raises(InvalidInput) as raised:
+        read_request("-", content)
+    assert str(raised.value).startswith(told)
+    assert len(raised.value.problems) == 1
