@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from http.client import HTTPConnection
 
@@ -149,6 +150,18 @@ def test_no_way_of_writing_a_path_leads_a_reader_to_the_admins(quickstart: Quick
     status = connection.getresponse().status
     connection.close()
     assert status in {400, 401, 403}
+
+
+def test_two_host_lines_are_denied(quickstart: Quickstart):
+    """Envoy joins them with a comma; which of the two the upstream would take, nobody knows."""
+    connection = HTTPConnection(quickstart.gateway.removeprefix("http://"), timeout=10)
+    connection.putrequest("GET", "/public/ping", skip_host=True)
+    connection.putheader("Host", "evil.example.com")
+    connection.putheader("Host", "orders.example.com")
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["reason"]) == (403, "invalid_host")
+    connection.close()
 
 
 def test_many_headers_are_refused_in_band_and_never_a_500(quickstart: Quickstart):
