@@ -151,7 +151,7 @@ def decide(request: Request, policies: PolicySet, keys: Keys, now: float) -> Ver
     request.
     """
     if (request.header_count or len(request.headers)) > policies.headers_at_most:
-        told = f"the request has more than {policies.headers_at_most} header lines, the proxy's included"
+        told = f"there are more than {policies.headers_at_most} header lines, the proxy's included"
         return _denied(431, Reason.TOO_MANY_HEADERS, told)
     host = normalized_host(request.host)
     if not host:
