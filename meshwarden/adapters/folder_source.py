@@ -151,8 +151,10 @@ class FolderSource:
                 # The watching thread ends by this event; cancelling alone once left it running.
                 is_over.set()
                 seen.cancel()
-                with suppress(asyncio.CancelledError, FileNotFoundError):
-                    await seen
+                # `wait`: to await `seen` and swallow its cancellation would swallow ours, too.
+                await asyncio.wait({seen})
+                if not seen.cancelled():
+                    seen.exception()
 
 
 def _walked(folder: Path, problems: list[Problem]) -> Iterator[tuple[Path, list[str]]]:

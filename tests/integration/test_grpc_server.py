@@ -101,6 +101,10 @@ class Served:
         async with aio.insecure_channel(f"127.0.0.1:{self.server.streaming_port}") as channel:
             yield channel
 
+    async def counts(self, name: str, value: float) -> None:
+        """Fail unless the metric becomes `value`: a call is counted just after it is answered."""
+        await until(lambda: self.metric(name) == value, f"{name} is {value}")
+
     def metric(self, name: str) -> float:
         for line in self.metrics.exposition().decode().splitlines():
             if line.startswith(name):
@@ -144,8 +148,8 @@ async def test_a_handler_answers_at_once_or_when_it_is_ready():
         assert await client.call("Echo", b"meanwhile") == b"echo meanwhile"
         served.handlers.gate.set()
         assert await waiting == b"later you"
-        assert served.metric('grpc_calls_total{code="OK",method="/tested.v1.Echo/Echo"}') == 2
-        assert served.metric("grpc_call_seconds_count") == 3
+        await served.counts('grpc_calls_total{code="OK",method="/tested.v1.Echo/Echo"}', 2)
+        await served.counts("grpc_call_seconds_count", 3)
 
 
 async def test_a_handler_sees_the_metadata_of_its_call():
@@ -168,7 +172,7 @@ async def test_a_fault_ends_the_call_with_its_status(message: bytes, code: str, 
     async with serving() as served, served.client() as client:
         failure = await client.failure("Failing", message)
         assert (failure.code().name, failure.details()) == (code, details)
-        assert served.metric(f'grpc_calls_total{{code="{code}"') == 1
+        await served.counts(f'grpc_calls_total{{code="{code}"', 1)
         assert await client.call("Echo") == b"echo "
 
 
@@ -220,7 +224,7 @@ async def test_beyond_the_bound_each_call_gets_the_overload_answer_in_band():
         served.handlers.gate.set()
         assert await asyncio.gather(*held) == [b"later "] * 3
         assert await one.call("InBand") == b"later "
-        assert served.metric('grpc_calls_total{code="OVERLOADED"') == 30
+        await served.counts('grpc_calls_total{code="OVERLOADED"', 30)
 
 
 async def test_a_flood_at_once_is_answered_in_band_too():
@@ -267,7 +271,7 @@ async def test_a_cancelled_call_is_no_longer_in_flight():
         call.cancel()
         await until(lambda: served.metric("grpc_calls_in_flight") == 0, "it is not")
         assert served.handlers.ended == 1
-        assert served.metric('grpc_calls_total{code="CANCELLED"') == 1
+        await served.counts('grpc_calls_total{code="CANCELLED"', 1)
 
 
 async def test_health_follows_readiness_on_both_ports():
@@ -382,7 +386,7 @@ async def test_what_does_not_end_within_the_grace_is_cut():
         assert time.monotonic() - began < 0.9
         with pytest.raises(aio.AioRpcError):
             await call
-        assert served.metric("grpc_calls_in_flight") == 0
+        await served.counts("grpc_calls_in_flight", 0)
 
 
 def _accepts(port: int) -> bool:
