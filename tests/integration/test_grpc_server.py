@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,124 +20,15 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from meshwarden.adapters.grpc_server import GrpcFailure, GrpcServer, Metadata, Method
-from meshwarden.adapters.settings import GrpcSettings, TracingSettings
-from meshwarden.adapters.telemetry import Metrics
-from meshwarden.adapters.tracing import Tracing
-from meshwarden.core.faults import InvalidInput, Misconfigured, Unavailable
+from meshwarden.adapters import grpc_server
+from meshwarden.core.faults import Misconfigured
+from tests.support.grpc_service import SERVICE, Served, serving
 from tests.support.ports import free_port
 from tests.support.processes import until
 
-SERVICE = "tested.v1.Echo"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _GOAWAY, _PING = 7, 6
-
-
-class Handlers:
-    """What the tested methods answer; `gate` holds back those that wait."""
-
-    def __init__(self) -> None:
-        self.gate = asyncio.Event()
-        self.waiting = 0
-        self.ended = 0
-
-    def echo(self, message: bytes, _metadata: Metadata) -> bytes:
-        return b"echo " + message
-
-    async def later(self, message: bytes, _metadata: Metadata) -> bytes:
-        self.waiting += 1
-        try:
-            await self.gate.wait()
-            return b"later " + message
-        finally:
-            self.waiting -= 1
-            self.ended += 1
-
-    def named(self, message: bytes, metadata: Metadata) -> bytes:
-        return str(dict(metadata)[message.decode()]).encode()
-
-    def failing(self, message: bytes, _metadata: Metadata) -> bytes:
-        raise {
-            b"input": InvalidInput("the descriptor is empty"),
-            b"dependency": Unavailable("redis does not answer"),
-            b"setup": Misconfigured("no key"),
-            b"own": GrpcFailure(2, "as the reference says"),
-            b"bug": ValueError("Bearer abc"),
-        }[message]
-
-    def methods(self) -> list[Method]:
-        return [
-            Method(f"/{SERVICE}/Echo", self.echo),
-            Method(f"/{SERVICE}/Later", self.later),
-            Method(f"/{SERVICE}/Named", self.named),
-            Method(f"/{SERVICE}/Failing", self.failing),
-            Method(f"/{SERVICE}/InBand", self.later, overloaded=lambda: b"overloaded"),
-        ]
-
-
-class Served:
-    """A running server, its handlers and its metrics."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.handlers = Handlers()
-        self.metrics = Metrics()
-        self.server = GrpcServer(
-            GrpcSettings(host="127.0.0.1", **settings),
-            self.handlers.methods(),
-            metrics=self.metrics,
-            tracing=Tracing(TracingSettings(), "tested"),
-        )
-
-    @asynccontextmanager
-    async def client(self, *options: tuple[str, int]) -> AsyncIterator[Client]:
-        """A connection of its own to the main port."""
-        own = [("grpc.use_local_subchannel_pool", 1), *options]
-        async with aio.insecure_channel(f"127.0.0.1:{self.server.port}", own) as channel:
-            yield Client(channel)
-
-    @asynccontextmanager
-    async def streaming(self) -> AsyncIterator[aio.Channel]:
-        async with aio.insecure_channel(f"127.0.0.1:{self.server.streaming_port}") as channel:
-            yield channel
-
-    async def counts(self, name: str, value: float) -> None:
-        """Fail unless the metric becomes `value`: a call is counted just after it is answered."""
-        await until(lambda: self.metric(name) == value, f"{name} is {value}")
-
-    def metric(self, name: str) -> float:
-        for line in self.metrics.exposition().decode().splitlines():
-            if line.startswith(name):
-                return float(line.rpartition(" ")[2])
-        return 0
-
-
-class Client:
-    """Calls methods of the tested service with bytes."""
-
-    def __init__(self, channel: aio.Channel) -> None:
-        self.channel = channel
-
-    def call(self, method: str, message: bytes = b"", **options: Any) -> Any:
-        path = method if "/" in method else f"/{SERVICE}/{method}"
-        return self.channel.unary_unary(path)(message, timeout=10, **options)
-
-    async def failure(self, method: str, message: bytes = b"", **options: Any) -> aio.AioRpcError:
-        with pytest.raises(aio.AioRpcError) as caught:
-            await self.call(method, message, **options)
-        return caught.value
-
-
-@asynccontextmanager
-async def serving(**settings: Any) -> AsyncIterator[Served]:
-    """A server for the length of the block."""
-    served = Served(**settings)
-    await served.server.start()
-    try:
-        yield served
-    finally:
-        served.handlers.gate.set()
-        await served.server.stop(1)
 
 
 async def test_a_handler_answers_at_once_or_when_it_is_ready():
@@ -402,3 +293,15 @@ async def test_a_taken_port_is_named(name: str):
         with pytest.raises(Misconfigured, match=f"port {taken} on 127.0.0.1 can't be bound"):
             await served.server.start()
         await served.server.stop(0)
+
+
+async def test_a_call_whose_message_never_comes_is_ended(monkeypatch: pytest.MonkeyPatch):
+    """A thousand such calls would fill the bound for ever."""
+    monkeypatch.setattr(grpc_server, "MESSAGE_SECONDS_AT_MOST", 0.1)
+    async with serving(calls_at_most=1) as served, served.client() as client:
+        call = client.channel.stream_unary(f"/{SERVICE}/Echo")()
+        await until(lambda: served.metric("grpc_calls_in_flight") == 1, "the call is in flight")
+        with pytest.raises(aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await client.call("Echo") == b"echo "

@@ -1,0 +1,126 @@
+"""A tested gRPC service of a few methods, served by our server, and a client of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from grpc import aio
+
+from meshwarden.adapters.grpc_server import GrpcFailure, GrpcServer, Metadata, Method
+from meshwarden.adapters.settings import GrpcSettings, TracingSettings
+from meshwarden.adapters.telemetry import Metrics
+from meshwarden.adapters.tracing import Tracing
+from meshwarden.core.faults import InvalidInput, Misconfigured, Unavailable
+from tests.support.processes import until
+
+SERVICE = "tested.v1.Echo"
+
+
+class Handlers:
+    """What the tested methods answer; `gate` holds back those that wait."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.waiting = 0
+        self.ended = 0
+
+    def echo(self, message: bytes, _metadata: Metadata) -> bytes:
+        return b"echo " + message
+
+    async def later(self, message: bytes, _metadata: Metadata) -> bytes:
+        self.waiting += 1
+        try:
+            await self.gate.wait()
+            return b"later " + message
+        finally:
+            self.waiting -= 1
+            self.ended += 1
+
+    def named(self, message: bytes, metadata: Metadata) -> bytes:
+        return str(dict(metadata)[message.decode()]).encode()
+
+    def failing(self, message: bytes, _metadata: Metadata) -> bytes:
+        raise {
+            b"input": InvalidInput("the descriptor is empty"),
+            b"dependency": Unavailable("redis does not answer"),
+            b"setup": Misconfigured("no key"),
+            b"own": GrpcFailure(2, "as the reference says"),
+            b"bug": ValueError("Bearer abc"),
+        }[message]
+
+    def methods(self) -> list[Method]:
+        return [
+            Method(f"/{SERVICE}/Echo", self.echo),
+            Method(f"/{SERVICE}/Later", self.later),
+            Method(f"/{SERVICE}/Named", self.named),
+            Method(f"/{SERVICE}/Failing", self.failing),
+            Method(f"/{SERVICE}/InBand", self.later, overloaded=lambda: b"overloaded"),
+        ]
+
+
+class Served:
+    """A running server, its handlers and its metrics."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.handlers = Handlers()
+        self.metrics = Metrics()
+        self.server = GrpcServer(
+            GrpcSettings(host="127.0.0.1", **settings),
+            self.handlers.methods(),
+            metrics=self.metrics,
+            tracing=Tracing(TracingSettings(), "tested"),
+        )
+
+    @asynccontextmanager
+    async def client(self, *options: tuple[str, int]) -> AsyncIterator[Client]:
+        """A connection of its own to the main port."""
+        own = [("grpc.use_local_subchannel_pool", 1), *options]
+        async with aio.insecure_channel(f"127.0.0.1:{self.server.port}", own) as channel:
+            yield Client(channel)
+
+    @asynccontextmanager
+    async def streaming(self) -> AsyncIterator[aio.Channel]:
+        async with aio.insecure_channel(f"127.0.0.1:{self.server.streaming_port}") as channel:
+            yield channel
+
+    async def counts(self, name: str, value: float) -> None:
+        """Fail unless the metric becomes `value`: a call is counted just after it is answered."""
+        await until(lambda: self.metric(name) == value, f"{name} is {value}")
+
+    def metric(self, name: str) -> float:
+        for line in self.metrics.exposition().decode().splitlines():
+            if line.startswith(name):
+                return float(line.rpartition(" ")[2])
+        return 0
+
+
+class Client:
+    """Calls methods of the tested service with bytes."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
+
+    def call(self, method: str, message: bytes = b"", **options: Any) -> Any:
+        path = method if "/" in method else f"/{SERVICE}/{method}"
+        return self.channel.unary_unary(path)(message, timeout=10, **options)
+
+    async def failure(self, method: str, message: bytes = b"", **options: Any) -> aio.AioRpcError:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await self.call(method, message, **options)
+        return caught.value
+
+
+@asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[Served]:
+    """A server for the length of the block."""
+    served = Served(**settings)
+    await served.server.start()
+    try:
+        yield served
+    finally:
+        served.handlers.gate.set()
+        await served.server.stop(1)
