@@ -159,7 +159,8 @@ def run(
             command = [sys.executable, "-m", program, *given]
             with workers.shared_metrics():
                 return workers.supervise(command, settings.workers)
-        workers.end_with_parent()
+        if workers.is_worker():
+            workers.end_with_parent()
         return uvloop.run(_serve(program, settings, build))
     except Fault as fault:
         for problem in fault.problems:

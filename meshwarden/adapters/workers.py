@@ -41,8 +41,8 @@ def shared_metrics() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Ask the kernel to end this worker when its supervisor dies without a word (Linux only)."""
-    if is_worker() and sys.platform == "linux":
+    """Ask the kernel to end this process when its parent dies without a word (Linux only)."""
+    if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

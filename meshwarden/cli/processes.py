@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +13,11 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from meshwarden.adapters.workers import end_with_parent
 from meshwarden.core.faults import Misconfigured, Unavailable
 
 STOP_SECONDS = 8.0
 READ_ON_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
 _LINE_BYTES_AT_MOST = 1 << 20
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 _PASSED_ON = ("EXT_AUTHZ_", "RATELIMIT_", "COVERAGE", "PYTHON", "LC_", "SSL_", "COV_")
@@ -59,7 +57,7 @@ class Children:
                 env={**_environment(), **(environment or {})},
                 limit=_LINE_BYTES_AT_MOST,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,
             )
         except OSError as error:
             raise Misconfigured(f"{command[0]} can't be run: {error.strerror}") from None
@@ -141,7 +139,3 @@ def _environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _PASSED_ON_NAMES or name.startswith(_PASSED_ON)
     }
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
