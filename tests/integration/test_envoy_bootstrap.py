@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 from meshwarden.adapters.envoy import EnvoyOptions, bootstrap, to_yaml
 from tests.support import envoy_services
 from tests.support.envoy import RunningEnvoy, running_envoy, validate
-from tests.support.envoy_mesh import Mesh, problem, running_mesh
+from tests.support.envoy_mesh import Mesh, problem
 from tests.support.processes import CHECKOUT
 
 pytestmark = pytest.mark.timeout(30)
@@ -26,19 +25,6 @@ BARE = EnvoyOptions(
     local_rate_limit_enabled=False,
 )
 SECRET = "s3cr3t"
-
-
-@pytest.fixture(scope="module")
-def module_mesh() -> Iterator[Mesh]:
-    with running_mesh() as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(module_mesh: Mesh) -> Mesh:
-    """The module's mesh, allowing everything, with empty records."""
-    module_mesh.reset()
-    return module_mesh
 
 
 def test_the_committed_bootstrap_is_what_the_defaults_render() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -12,24 +11,11 @@ import pytest
 from meshwarden.adapters.envoy import EnvoyOptions, bootstrap
 from tests.support import envoy_services
 from tests.support.envoy import running_envoy
-from tests.support.envoy_mesh import Mesh, problem, running_mesh
+from tests.support.envoy_mesh import Mesh, problem
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.timeout(30)
-
-
-@pytest.fixture(scope="module")
-def module_mesh() -> Iterator[Mesh]:
-    with running_mesh() as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(module_mesh: Mesh) -> Mesh:
-    """The module's mesh, allowing everything, with empty records."""
-    module_mesh.reset()
-    return module_mesh
 
 
 def test_a_post_is_executed_once_though_its_upstream_resets(mesh: Mesh) -> None:
