@@ -45,8 +45,8 @@ $(eval $(call tool_environment,k6,k6,1.1.0))
 
 install: .venv/.installed $(ENVOY) ## what `make up` needs: the services' environment and Envoy
 
-up: install ## the whole system on this machine; Ctrl-C stops it
-	@exec $(BIN)/meshwarden up
+up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports auto": options of `meshwarden up`
+	@exec $(BIN)/meshwarden up $(UP)
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase

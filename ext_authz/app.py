@@ -76,8 +76,8 @@ def build(service: Service, settings: Settings) -> None:
         )
     )
     service.health_names.append("envoy.service.auth.v3.Authorization")
-    service.readiness.checks["configuration"] = configuration.missing
-    service.readiness.checks["jwks"] = fetcher.missing
+    service.readiness.checks["configuration"] = configuration.unready_reason
+    service.readiness.checks["jwks"] = fetcher.unready_reason
     service.readiness.details["configuration"] = configuration.status
     service.readiness.details["jwks"] = fetcher.status
     service.tasks += [configuration.follow, fetcher.run]

@@ -80,7 +80,7 @@ def build(service: Service, settings: Settings) -> None:
     service.routes += http_api.http_routes(limiter, readiness=service.readiness)
     debug_routes = http_api.debug_routes(limiter, statistics=statistics)
     service.further_http.append((settings.debug.host, settings.debug.port, debug_routes))
-    service.readiness.checks["configuration"] = configuration.missing
+    service.readiness.checks["configuration"] = configuration.unready_reason
     service.readiness.details["configuration"] = configuration.status
     service.tasks.append(configuration.follow)
 
@@ -102,7 +102,7 @@ def _store(service: Service, settings: Settings) -> Store:
         jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
     )
     watch = RedisWatch(store.ping, metrics=service.metrics, pause=asyncio.sleep)
-    service.readiness.checks["store"] = watch.missing
+    service.readiness.checks["store"] = watch.unready_reason
     service.readiness.details["store"] = watch.status
     service.tasks.append(watch.run)
     service.closers.append(store.close)

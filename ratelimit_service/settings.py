@@ -136,6 +136,9 @@ class Settings(ServiceSettings):
         False, description="Several files may describe one domain; else that is a fault."
     )
 
+    def addresses(self) -> list[tuple[str, int]]:
+        return [*super().addresses(), (self.debug.host, self.debug.port)]
+
     @model_validator(mode="after")
     def require_a_shared_store(self) -> Settings:
         """Several processes with a store each would each admit the whole limit."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support.quickstart import Quickstart, running_quickstart
@@ -21,3 +23,17 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]
     """One running system for all tests that leave it as they find it."""
     with running_quickstart(tmp_path_factory.mktemp("quickstart")) as system:
         yield system
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """Logging as it was, after the test: what is tested configures that of its own process, which
+    here is ours.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()

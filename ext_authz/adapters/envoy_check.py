@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -155,19 +155,28 @@ def _headers(http: Any) -> tuple[dict[str, str], int]:
     tells (`encode_raw_headers`)."""
     raw = http.header_map.headers
     if not raw:
-        headers = {name: value for name, value in http.headers.items() if name[:1] != ":"}
-        return headers, 0
-    headers = {}
-    for header in raw:
-        name = header.key.lower()
+        return _merged(http.headers.items()), 0
+    pairs = (
+        (line.key, line.raw_value.decode("utf-8", "replace") if line.raw_value else line.value)
+        for line in raw
+    )
+    return _merged(pairs), len(raw)
+
+
+def _merged(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Header lines by their name in lower case, those of one name joined, pseudo-headers left
+    out.
+    """
+    headers: dict[str, str] = {}
+    for written, value in lines:
+        name = written.lower()
         if name[:1] == ":":
             continue
-        value = header.raw_value.decode("utf-8", "replace") if header.raw_value else header.value
         if name in headers:
             separator = "; " if name == "cookie" else ","
-            value = f"{headers[name]}{separator}{value}"
+            value = f"{headers[name]}{separator}{value}"  # noqa: PLW2901 - one value so far
         headers[name] = value
-    return headers, len(raw)
+    return headers
 
 
 def trace_headers(message: bytes) -> Mapping[str, str]:

@@ -72,7 +72,7 @@ class KeyFetcher:
         self._publish()
         self._woken.set()
 
-    def missing(self) -> str:
+    def unready_reason(self) -> str:
         """Which issuers' first fetch has not ended; empty when each has been tried.
 
         Once none is missing, none is again: an issuer that comes later, or whose server is down,

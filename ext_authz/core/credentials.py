@@ -110,7 +110,7 @@ def credential_removal(request: Request, policy: Policy) -> Removal:
         elif source.place == "cookie":
             cookie_names.add(source.name)
         else:
-            query_parameters += [source.name, *_escaped_spellings(source.name, request)]
+            query_parameters += _spellings(source.name, request)
     mutations: tuple[HeaderMutation, ...] = ()
     header = request.headers.get("cookie")
     if cookie_names and header is not None:
@@ -123,10 +123,11 @@ def credential_removal(request: Request, policy: Policy) -> Removal:
     return Removal(tuple(headers), mutations, tuple(query_parameters))
 
 
-def _escaped_spellings(name: str, request: Request) -> list[str]:
-    """How else the query parameter `name` is written in the request, such as `access%5Ftoken`:
-    Envoy removes parameters by their undecoded name.
+def _spellings(name: str, request: Request) -> list[str]:
+    """How the query parameter `name` is written in the request, also as `access%5Ftoken`: Envoy
+    removes parameters by their undecoded name. None where it is not there: Envoy rewrites the whole
+    query, `?k` to `?k=`, even when it finds nothing to remove.
     """
     pairs = split_target(request.target)[1].split("&")
-    written = {pair.partition("=")[0] for pair in pairs if "%" in pair}
-    return sorted(text for text in written if text != name and unquote_plus(text) == name)
+    written = {pair.partition("=")[0] for pair in pairs}
+    return sorted(text for text in written if unquote_plus(text) == name)

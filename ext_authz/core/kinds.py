@@ -131,7 +131,9 @@ class TokenIssuerSpec(Part):
         None, description="The `typ` that tokens must have, such as at+jwt (RFC 9068)."
     )
     subjectPrefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{0,63}$")] = Field(  # noqa: N815
-        "", description="Put before each subject, so that two issuers can't speak for each other's."
+        "",
+        description="Put before each subject. Each issuer has one of its own, so that none can "
+        "speak for another's subjects; one may have none.",
     )
     claims: ClaimNames = ClaimNames()
 

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from ext_authz.core.kinds import MODELS, Resource
-from meshwarden.core.documents import Document, Path, envelope_problems, parse, validate
+from meshwarden.core.documents import (
+    Document,
+    Path,
+    envelope_problems,
+    no_document,
+    parse,
+    validate,
+)
 from meshwarden.core.faults import InvalidInput, Problem
 
 SomeResource = TypeVar("SomeResource", bound=Resource)
@@ -47,6 +54,8 @@ class Resources:
         except InvalidInput as error:
             self.problems.extend(error.problems)
             return
+        if not documents:
+            self.problems.append(no_document(name))
         for document in documents:
             value = document.value
             is_plain_limit = isinstance(value, dict) and "domain" in value and "kind" not in value

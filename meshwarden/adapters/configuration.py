@@ -47,7 +47,7 @@ class Configuration(Generic[SnapshotType]):
             "1 while the newest configuration is refused and an older one serves.",
             lambda: float(holder.refusal is not None),
         )
-        self._refused_version = ""
+        self._told: Refused | None = None
 
     def load(self) -> None:
         """Read and offer what is there now."""
@@ -64,10 +64,9 @@ class Configuration(Generic[SnapshotType]):
             counts = self._counts(self._holder.current)
             logger().info("configuration_accepted", version=outcome.version, **counts)
         elif isinstance(outcome, Refused):
-            identity = f"{outcome.version}{outcome.problems}"
-            if identity == self._refused_version:
+            # The holder gives the same refusal as long as the same version is offered.
+            if outcome is self._told:
                 return
-            self._refused_version = identity
             self._offers.add("refused")
             logger().error(
                 "configuration_refused",
@@ -75,8 +74,7 @@ class Configuration(Generic[SnapshotType]):
                 still_serving=self._holder.version or None,
                 problems=[str(problem) for problem in outcome.problems[:PROBLEMS_LOGGED_AT_MOST]],
             )
-            return
-        self._refused_version = ""
+        self._told = self._holder.refusal
 
     async def follow(self) -> None:
         """Offer each bundle that the source yields, for ever.
@@ -88,7 +86,7 @@ class Configuration(Generic[SnapshotType]):
             async for bundle in bundles:
                 self._took(await asyncio.to_thread(self._holder.offer, bundle))
 
-    def missing(self) -> str:
+    def unready_reason(self) -> str:
         """Why there is no snapshot yet; empty once there is one."""
         if self._holder.current is not None:
             return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 
 from meshwarden.core.faults import Misconfigured
 
@@ -29,6 +30,15 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
             "stop what listens there, or choose another port"
         ) from None
     return bound
+
+
+def free(host: str, count: int) -> list[int]:
+    """`count` different ports of `host` that nothing listens on; held only until this returns."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for reserved in sockets:
+            reserved.bind((host, 0))
+        return [int(reserved.getsockname()[1]) for reserved in sockets]
 
 
 def require_free(host: str, port: int) -> None:

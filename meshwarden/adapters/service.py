@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -29,6 +28,7 @@ from meshwarden.adapters.settings import ServiceSettings, load
 from meshwarden.adapters.side_port import HttpServer, Readiness, health_routes
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.adapters.tracing import Tracing
+from meshwarden.adapters.workers import stop_signals
 from meshwarden.core.faults import Fault, Misconfigured
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
@@ -60,7 +60,7 @@ class Service:
     async def serve(self) -> None:
         """Open the ports, serve until SIGTERM or SIGINT, drain, stop."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             loop.add_signal_handler(number, self._stopping.set)
         grpc = GrpcServer(
             self.settings.grpc,
@@ -184,8 +184,8 @@ def _require_free_ports(settings: ServiceSettings) -> None:
     """Shared ports hide that somebody else's server listens there, so ask before any worker
     starts.
     """
-    if 0 in (settings.grpc.port, settings.grpc.streaming_port, settings.http.port):
+    addresses = settings.addresses()
+    if any(port == 0 for _, port in addresses):
         raise Misconfigured("several workers need fixed ports: a port of 0 would differ in each")
-    for port in (settings.grpc.port, settings.grpc.streaming_port):
-        ports.require_free(settings.grpc.host, port)
-    ports.require_free(settings.http.host, settings.http.port)
+    for host, port in addresses:
+        ports.require_free(host, port)

@@ -128,6 +128,11 @@ class ServiceSettings(BaseSettings):
     http: HttpSettings
     configuration: ConfigurationSettings = ConfigurationSettings()
 
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of everything that the service listens on."""
+        grpc, http = self.grpc, self.http
+        return [(grpc.host, grpc.port), (grpc.host, grpc.streaming_port), (http.host, http.port)]
+
 
 def load(model: type[Settings], arguments: Sequence[str], program: str) -> Settings:
     """The settings of a service from `arguments` and the environment; `--help` prints them all and
@@ -136,6 +141,8 @@ def load(model: type[Settings], arguments: Sequence[str], program: str) -> Setti
     Raises `Misconfigured` with one problem for each setting that is wrong, named as it can be set.
     """
     problems = list(_unknown_variables(model))
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        model = _with_variables_told(model)
     try:
         settings = model(
             _cli_parse_args=list(arguments),
@@ -153,6 +160,13 @@ def load(model: type[Settings], arguments: Sequence[str], program: str) -> Setti
     if problems:
         raise Misconfigured(problems)
     return settings
+
+
+def _with_variables_told(model: type[Settings]) -> type[Settings]:
+    """`model` as `--help` shows it: with the rule by which a flag's variable is named."""
+    name = "grpc.port"
+    rule = f"Each setting is an environment variable, too: --{name} is {variable(model, name)}."
+    return type(model.__name__, (model,), {"__doc__": f"{model.__doc__} {rule}"})
 
 
 def _problem(model: type[ServiceSettings], detail: Any) -> Problem:

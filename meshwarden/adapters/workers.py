@@ -46,6 +46,14 @@ def end_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """The signals that mean: stop in order. A closed terminal's SIGHUP, too, unless `nohup` had it
+    ignored.
+    """
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def supervise(command: Sequence[str], count: int) -> int:
     """Keep `count` processes of `command` running until SIGTERM or SIGINT; then stop them all.
 
@@ -69,7 +77,7 @@ def supervise(command: Sequence[str], count: int) -> int:
         if is_stopping:  # The signal came while it started, and stopped only the others.
             running[index].terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, stop)
     for index in range(count):
         start(index)

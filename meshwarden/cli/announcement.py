@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from rich.table import Table
 
 from meshwarden.cli.demo import Demo
 from meshwarden.cli.system_ports import HOST, Ports
+
+
+def address_file(ports: Ports, *, config: Path) -> str:
+    """What `doctor` looks at where it is not told: its options by name, as JSON."""
+    of_options = {
+        "gateway": ports.gateway,
+        "envoy_admin": ports.envoy_admin,
+        "ext_authz": ports.ext_authz_http,
+        "ratelimit": ports.ratelimit_http,
+    }
+    urls = {name: f"http://{HOST}:{port}" for name, port in of_options.items()}
+    return json.dumps({**urls, "config": str(config.absolute())}, indent=2) + "\n"
 
 
 def tell_addresses(ports: Ports, *, with_envoy: bool) -> None:

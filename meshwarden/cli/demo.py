@@ -13,6 +13,7 @@ from meshwarden.cli.demo_requests import REQUESTS, DemoRequest, Expectation, cre
 from meshwarden.cli.keys import KeyStore
 from meshwarden.cli.state_folder import (
     API_KEY_HEADER,
+    DEFAULT_STATE,
     DEVELOPMENT_AUDIENCE,
     DEVELOPMENT_ISSUER,
     StateFolder,
@@ -22,6 +23,7 @@ from meshwarden.cli.state_folder import (
 from ratelimit_service.core.model import Rules
 
 TOKEN_SECONDS = 12 * 3600
+_COMMAND = ".venv/bin/meshwarden"
 
 
 class Demo:
@@ -39,6 +41,7 @@ class Demo:
         """Take away what an earlier run wrote."""
         self._folder.demo.unlink(missing_ok=True)
         self._folder.demo_environment.unlink(missing_ok=True)
+        self._folder.addresses.unlink(missing_ok=True)
 
     def prepare(self) -> None:
         """Make the credentials; the services must know them before they are asked."""
@@ -76,7 +79,8 @@ class Demo:
     def table(self) -> list[tuple[str, str, str]]:
         """Name, expected status and a command to type, with shell variables for the credentials."""
         variables = {name: f"${name.upper()}" for name in self._credentials}
-        variables["expired"] = "$(.venv/bin/meshwarden token --subject rita --expires-in -60)"
+        state = f" --state {self._folder.path}" if self._folder.path != DEFAULT_STATE else ""
+        variables["expired"] = f"$({_COMMAND} token --subject rita --expires-in -60{state})"
         return [
             (request.name, str(request.expect), self._curl("curl -i", request, variables, '"'))
             for request in self.requests

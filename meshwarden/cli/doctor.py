@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Annotated
 import typer
 
 from meshwarden.cli import configuration_folder, probes
-from meshwarden.cli.configuration_folder import QUICKSTART, Folder
+from meshwarden.cli.configuration_folder import QUICKSTART
 from meshwarden.cli.output import AsJson, print_json, print_line
+from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder
 from meshwarden.cli.up import envoy_binary
 from meshwarden.core.faults import Fault
 
@@ -24,41 +26,46 @@ class Finding:
     problem: str = ""
 
 
+_DEFAULTS = {
+    "gateway": "http://127.0.0.1:10000",
+    "envoy_admin": "http://127.0.0.1:9901",
+    "ext_authz": "http://127.0.0.1:9002",
+    "ratelimit": "http://127.0.0.1:8080",
+    "config": str(QUICKSTART),
+}
+
+
 def doctor(
-    gateway: Annotated[str, typer.Option(help="Envoy's listener.")] = "http://127.0.0.1:10000",
-    envoy_admin: Annotated[str, typer.Option(help="Envoy's admin.")] = "http://127.0.0.1:9901",
-    ext_authz: Annotated[
-        str, typer.Option(help="ext_authz's HTTP port.")
-    ] = "http://127.0.0.1:9002",
-    ratelimit: Annotated[
-        str, typer.Option(help="ratelimit_service's HTTP port.")
-    ] = "http://127.0.0.1:8080",
+    gateway: Annotated[str | None, typer.Option(help="Envoy's listener.")] = None,
+    envoy_admin: Annotated[str | None, typer.Option(help="Envoy's admin.")] = None,
+    ext_authz: Annotated[str | None, typer.Option(help="ext_authz's HTTP port.")] = None,
+    ratelimit: Annotated[str | None, typer.Option(help="ratelimit_service's HTTP port.")] = None,
     no_envoy: Annotated[
         bool, typer.Option("--no-envoy", help="Only what `up --no-envoy` starts.")
     ] = False,
-    config: Folder = QUICKSTART,
+    config: Annotated[
+        Path | None, typer.Option(help="Folder of policies and limits.", file_okay=False)
+    ] = None,
+    state: State = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
     """Look at everything that runs here and say what is wrong with it.
 
-    [bold]Example:[/bold] meshwarden doctor --config examples/quickstart
+    Where things are is taken from the running `up`, else the fixed ports are looked at.
+
+    [bold]Example:[/bold] meshwarden doctor
 
     Exit status: 0 all is well; 1 something is not.
     """
-    looks: list[Callable[[], Iterator[Finding]]] = [
-        lambda: _configuration(config),
-        lambda: _service("ext_authz", ext_authz),
-        lambda: _service("ratelimit_service", ratelimit),
-    ]
-    if not no_envoy:
-        looks = [
-            _installed,
-            *looks,
-            lambda: _envoy(envoy_admin),
-            lambda: _domain(envoy_admin, config),
-            lambda: _through(gateway, config),
-        ]
-    findings = [finding for look in looks for finding in look()]
+    given = {
+        "gateway": gateway,
+        "envoy_admin": envoy_admin,
+        "ext_authz": ext_authz,
+        "ratelimit": ratelimit,
+        "config": None if config is None else str(config),
+    }
+    known = _DEFAULTS | _running(state) | {n: v for n, v in given.items() if v is not None}
+    findings = [finding for look in _looks(known, with_envoy=not no_envoy) for finding in look()]
     wrong = [finding for finding in findings if finding.problem]
     if as_json:
         print_json(
@@ -76,6 +83,34 @@ def doctor(
                 + (f": {finding.problem}" if finding.problem else "")
             )
     raise typer.Exit(1 if wrong else 0)
+
+
+def _running(state: Path) -> dict[str, str]:
+    """Where the `up` on this state folder listens; empty where none runs."""
+    file = StateFolder(state).addresses
+    try:
+        return {str(name): str(value) for name, value in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _looks(where: dict[str, str], *, with_envoy: bool) -> list[Callable[[], Iterator[Finding]]]:
+    """What to look at, in this order."""
+    folder, admin = Path(where["config"]), where["envoy_admin"]
+    services: list[Callable[[], Iterator[Finding]]] = [
+        lambda: _configuration(folder),
+        lambda: _service("ext_authz", where["ext_authz"]),
+        lambda: _service("ratelimit_service", where["ratelimit"]),
+    ]
+    if not with_envoy:
+        return services
+    return [
+        _installed,
+        *services,
+        lambda: _envoy(admin),
+        lambda: _domain(admin, folder),
+        lambda: _through(where["gateway"], folder),
+    ]
 
 
 def _installed() -> Iterator[Finding]:

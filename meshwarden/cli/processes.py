@@ -67,7 +67,7 @@ class Children:
 
     def say(self, text: str, *, style: str = "bold") -> None:
         """A line of our own in the log."""
-        self._console.print(Text(text, style=style))
+        self._print(Text(text, style=style))
 
     def ended(self) -> str:
         """The name and status of a process that ended by itself; empty while all run."""
@@ -127,6 +127,11 @@ class Children:
                 return
             text = Text(f"{name:9} ", style=colour)
             text.append_text(Text.from_ansi(line.decode("utf-8", "replace").rstrip("\n")))
+            self._print(text)
+
+    def _print(self, text: Text) -> None:
+        """Write a line, where there still is a terminal: stopping must go on without one."""
+        with contextlib.suppress(OSError):
             self._console.print(text)
 
 

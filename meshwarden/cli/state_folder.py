@@ -3,6 +3,7 @@
 issuer.pem (0600)   signs development tokens          jwks.json          its public part
 api_keys.json       records of API keys, digests      pepper (0600)      the secret of the digests
 demo.json (0600)    what `up` started                 demo.env (0600)    its credentials for a shell
+addresses.json      where the running `up` listens
 up.lock             held by a running `up`, whose process id is in it
 """
 
@@ -53,6 +54,7 @@ class StateFolder:
         self.pepper = path / "pepper"
         self.demo = path / "demo.json"
         self.demo_environment = path / "demo.env"
+        self.addresses = path / "addresses.json"
         self._issuer_key = path / "issuer.pem"
 
     def prepare(self) -> bool:

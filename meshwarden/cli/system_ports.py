@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from contextlib import ExitStack
 from dataclasses import asdict, astuple, dataclass
 from enum import StrEnum
 
@@ -43,7 +41,7 @@ def choose(choice: PortChoice, *, with_envoy: bool) -> Ports:
     Without Envoy its two ports may be taken: by the caller's own Envoy.
     """
     if choice is PortChoice.AUTO:
-        return Ports(*_free_ports(len(astuple(Ports()))))
+        return Ports(*binding.free(HOST, len(astuple(Ports()))))
     wanted = {
         name: port
         for name, port in asdict(Ports()).items()
@@ -51,7 +49,7 @@ def choose(choice: PortChoice, *, with_envoy: bool) -> Ports:
     }
     if taken := {name: port for name, port in wanted.items() if not _is_free(port)}:
         raise Misconfigured([_told(taken, are_all=taken == wanted)])
-    return Ports(upstream=_free_ports(1)[0])
+    return Ports(upstream=binding.free(HOST, 1)[0])
 
 
 def _told(taken: dict[str, int], *, are_all: bool) -> Problem:
@@ -70,11 +68,3 @@ def _is_free(port: int) -> bool:
     except Misconfigured:
         return False
     return True
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for reserved in sockets:
-            reserved.bind((HOST, 0))
-        return [int(reserved.getsockname()[1]) for reserved in sockets]

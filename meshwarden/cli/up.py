@@ -7,20 +7,20 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from meshwarden.adapters.workers import stop_signals
 from meshwarden.cli import configuration_folder, readiness, system_ports
-from meshwarden.cli.announcement import tell_addresses, tell_requests
+from meshwarden.cli.announcement import address_file, tell_addresses, tell_requests
 from meshwarden.cli.configuration_folder import QUICKSTART, Folder
 from meshwarden.cli.demo import Demo
 from meshwarden.cli.output import print_problems
 from meshwarden.cli.processes import Children
-from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder
+from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder, write_private
 from meshwarden.cli.system_ports import HOST, PortChoice, Ports
 from meshwarden.core.faults import Fault, Misconfigured
 from ratelimit_service.core.model import Rules
@@ -109,7 +109,7 @@ class System:
     async def run(self) -> int:
         """Start, wait for a signal or for a part to fail, stop; the exit status."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             loop.add_signal_handler(number, self._stopping.set)
         self._demo.remove()
         starting = asyncio.create_task(self._start())
@@ -152,6 +152,7 @@ class System:
         ):
             missing = readiness.answers_200(f"http://{HOST}:{port}/{path}")
             await self._children.wait_until(missing, what)
+        write_private(self._folder.addresses, address_file(ports, config=self._config))
         if self._envoy is None:
             tell_addresses(ports, with_envoy=False)
             return

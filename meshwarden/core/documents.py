@@ -181,16 +181,32 @@ def parse(file: str, content: bytes) -> list[Document]:
     return documents
 
 
+def no_document(file: str) -> Problem:
+    """What is wrong with a file of comments alone: it would lift what it held before."""
+    return Problem(file, 0, "holds no document", "remove the file, or write what it is to say")
+
+
 def parse_json(file: str, content: bytes) -> Any:
-    """The value of a JSON file. Raises `InvalidInput`, naming the line."""
+    """The value of a JSON file. Raises `InvalidInput`, naming the line; also for an object in which
+    a member stands twice, which readers take in different ways (RFC 8259 section 4).
+    """
     try:
-        return json.loads(decode(file, content))
+        return json.loads(decode(file, content), object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise InvalidInput([Problem(file, error.lineno, f"not JSON: {error.msg}")]) from None
     except ValueError as error:
         raise InvalidInput([Problem(file, 0, f"not JSON that can be read: {error}")]) from None
     except RecursionError:
         raise InvalidInput([Problem(file, 0, "nested too deeply")]) from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"the member '{name}' stands twice")
+        result[name] = value
+    return result
 
 
 def envelope_problems(document: Document) -> Iterator[Problem]:

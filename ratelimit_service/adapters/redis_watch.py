@@ -60,7 +60,7 @@ class RedisWatch:
         self._is_up = is_up
         self._was_up = self._was_up or is_up
 
-    def missing(self) -> str:
+    def unready_reason(self) -> str:
         """Why the service can't be ready; empty from the first answer on."""
         return "" if self._was_up else self._failure
 

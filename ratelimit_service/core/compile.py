@@ -29,7 +29,10 @@ def compile_limits(
     specs: list[DomainSpec] = []
     for file in sorted(filter(_is_ours, bundle.files)):
         try:
-            for document in go_yaml.read(file, bundle.files[file]):
+            documents = go_yaml.read(file, bundle.files[file])
+            if not documents:
+                problems.append(Problem(file, 0, "config file cannot have empty domain"))
+            for document in documents:
                 specs.extend(_specs(file, document, problems))
         except InvalidInput as error:
             problems.extend(error.problems)

@@ -47,6 +47,7 @@ def described(text: str) -> list[str]:
         ("domain: 1.5", "error checking config"),
         ("domain: d\nvalue: 18446744073709551615", "error checking config"),
         ("domain: ''", "config file cannot have empty domain"),
+        ("# nothing", "config file cannot have empty domain"),
         ("domain:", "config file cannot have empty domain"),
         ("descriptors: []", "config file cannot have empty domain"),
         ("domain: d\ndescriptors: [{value: a}]", "descriptor has empty key"),

@@ -5,30 +5,33 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx2
 import pytest
 from grpc_health.v1 import health_pb2
 
 from ext_authz.adapters.envoy_check import CHECK
-from ext_authz.core.api_keys import digest, make_key
+from ext_authz.core.api_keys import make_key
 from meshwarden.adapters.grpc_server import HEALTH_CHECK
+from tests.support.authz_service import (
+    PEPPER,
+    Service,
+    live,
+    reason_of,
+    record,
+    replace,
+    request_of,
+    serving,
+)
 from tests.support.check_requests import access_policy, check_request, response_of, token_issuer
 from tests.support.jwks_server import JwksServer, running_jwks_server
-from tests.support.ports import free_ports
-from tests.support.processes import Running, running, wait_until
-from tests.support.tokens import claims, ec_signer, ed_signer, jwks
+from tests.support.processes import wait_until
+from tests.support.tokens import ec_signer, ed_signer, jwks
 
 EC, ED = ec_signer(), ed_signer()
-PEPPER = b"0123456789abcdef0123456789abcdef"
 KEY = make_key(bytes(32))
 RULES = (
     {"name": "open", "callers": "anyone", "paths": ["/open"]},
@@ -36,105 +39,6 @@ RULES = (
 )
 ISSUER = token_issuer(jwks(EC))
 POLICY = access_policy(*RULES)
-
-
-class Service:
-    """A running ext_authz and how to ask it."""
-
-    def __init__(self, folder: Path, ports: list[int]) -> None:
-        self.folder = folder
-        self.grpc_port, self.streaming_port, self.http_port = ports
-        self.process: Running
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
-        self._check = self.channel.unary_unary(CHECK)
-
-    def send(self, message: bytes) -> bytes:
-        """The answer to a message. Raises `grpc.RpcError`."""
-        answer: bytes = self._check(message, timeout=10, wait_for_ready=True)
-        return answer
-
-    def begin(self, message: bytes) -> Any:
-        """The call of a message, whose answer is not waited for."""
-        return self._check.future(message, timeout=10, wait_for_ready=True)
-
-    def ask(self, path: str = "/orders", *, token: str = "", key: str = "") -> str:
-        """The reason of the verdict over one request."""
-        return reason_of(self.send(request_of(path, token=token, key=key)))
-
-    def get(self, path: str) -> httpx2.Response:
-        return httpx2.get(f"http://127.0.0.1:{self.http_port}{path}", trust_env=False)
-
-    def configure(self, *resources: Any) -> None:
-        """Replace the configuration, as `mv` does."""
-        text = "\n---\n".join(json.dumps(resource) for resource in resources)
-        replace(self.folder / "config" / "policy.yaml", text)
-
-    def keys(self, *records: Mapping[str, Any]) -> None:
-        """Replace the file of API keys."""
-        replace(self.folder / "keys.json", json.dumps({"keys": records}))
-
-    def wait_until_ready(self) -> None:
-        self.process.wait_until(lambda: self.answers("/readyz"), "it is ready", limit_seconds=20)
-
-    def answers(self, path: str, status: int = 200) -> bool:
-        try:
-            return self.get(path).status_code == status
-        except httpx2.HTTPError:
-            return False
-
-
-def request_of(path: str, *, token: str = "", key: str = "") -> bytes:
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    return check_request(path, headers=headers | ({"x-api-key": key} if key else {}))
-
-
-def reason_of(answer: bytes) -> str:
-    return str(response_of(answer).dynamic_metadata.fields["reason"].string_value)
-
-
-def replace(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}")
-    new.write_text(text)
-    new.replace(path)
-
-
-def record(key: str, **changes: Any) -> dict[str, Any]:
-    return {"id": "1", "name": "service", "digest": digest(key, PEPPER), **changes}
-
-
-def live(**changes: Any) -> dict[str, Any]:
-    """Claims that are right now."""
-    return claims(iat=time.time() - 1, exp=time.time() + 600, **changes)
-
-
-def command(service: Service, *options: str) -> list[str]:
-    folder = service.folder
-    return [
-        *(sys.executable, "-m", "ext_authz"),
-        *("--grpc.host", "127.0.0.1", "--http.host", "127.0.0.1"),
-        *("--grpc.port", str(service.grpc_port), "--http.port", str(service.http_port)),
-        *("--grpc.streaming-port", str(service.streaming_port)),
-        *("--configuration.folder", str(folder / "config")),
-        *("--keys.file", str(folder / "keys.json"), "--keys.pepper-file", str(folder / "pepper")),
-        *options,
-    ]
-
-
-@contextmanager
-def serving(
-    folder: Path, *resources: Any, options: tuple[str, ...] = (), is_ready: bool = True
-) -> Iterator[Service]:
-    """The service over `resources`, waited for unless `is_ready` is false."""
-    service = Service(folder, free_ports(3))
-    (folder / "config").mkdir()
-    (folder / "pepper").write_bytes(PEPPER)
-    service.keys()
-    service.configure(*resources)
-    with running(command(service, *options)) as process, service.channel:
-        service.process = process
-        if is_ready:
-            service.wait_until_ready()
-        yield service
 
 
 def issuer_at(server: JwksServer, **source: Any) -> dict[str, Any]:
@@ -211,6 +115,26 @@ def test_overload_is_an_in_band_denial(tmp_path, issuer):
         issuer.is_open.set()
         assert reason_of(waiting.result()) == "allowed"
         assert service.ask("/open") == "allowed"
+
+
+def test_an_edited_jwks_file_rotates_the_keys_within_a_second(tmp_path):
+    """And a broken one changes nothing."""
+    files = {"keys.json": json.dumps(jwks(EC))}
+    source = token_issuer(jwks={"file": "keys.json"})
+    with serving(tmp_path, source, POLICY, files=files) as service:
+        old, new = EC.token(live()), ED.token(live())
+        assert [service.ask(token=old), service.ask(token=new)] == ["allowed", "unknown_key"]
+        replace(tmp_path / "config" / "keys.json", json.dumps(jwks(ED)))
+        wait_until(
+            lambda: [service.ask(token=old), service.ask(token=new)] == ["unknown_key", "allowed"],
+            "the keys are the new ones",
+            limit_seconds=1,
+        )
+        replace(tmp_path / "config" / "keys.json", '{"keys": [], "keys": []}')
+        service.process.wait_until(
+            lambda: "the member 'keys' stands twice" in service.process.output, "it is refused"
+        )
+        assert service.ask(token=new) == "allowed"
 
 
 # --- API keys

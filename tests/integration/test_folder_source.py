@@ -208,10 +208,10 @@ async def test_nothing_serves_before_the_first_valid_configuration(tmp_path: Pat
     folder.mkdir()
     (folder / "a.yaml").write_text("bad")
     async with following(FolderSource(folder)) as followed:
-        assert followed.configuration.missing() == "the configuration is refused"
+        assert followed.configuration.unready_reason() == "the configuration is refused"
         (folder / "a.yaml").write_text("good")
         await followed.sees({"a.yaml": "good"})
-        assert followed.configuration.missing() == ""
+        assert followed.configuration.unready_reason() == ""
 
 
 async def test_a_referenced_file_outside_the_folder_is_watched(folder: Path, tmp_path: Path):

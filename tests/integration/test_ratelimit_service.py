@@ -4,107 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx2
 import pytest
-from grpc_health.v1 import health_pb2
 
-from meshwarden.adapters.protobuf import message_class
+from tests.support.limit_service import METHOD, Request, Response, Served, request, served
 from tests.support.ports import free_ports
-from tests.support.processes import Running, running, wait_until
+from tests.support.processes import running, wait_until
 from tests.support.redis_server import RedisServer, running_redis
 
-METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 LIMITS = """
 domain: domain
 descriptors:
 - {key: one, rate_limit: {unit: year, requests_per_unit: 1, name: single}}
 - {key: many, rate_limit: {unit: year, requests_per_unit: 1000000}}
 """
-
-Request = message_class("envoy.service.ratelimit.v3.RateLimitRequest")
-Response = message_class("envoy.service.ratelimit.v3.RateLimitResponse")
-
-
-@dataclass(frozen=True)
-class Served:
-    """A running service and how to speak to it."""
-
-    process: Running
-    folder: Path
-    grpc_port: int
-    http: str
-    debug: str
-
-    def ask(self, key: str, value: str = "x", *, domain: str = "domain") -> Any:
-        """The response to one descriptor."""
-        with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
-            call = channel.unary_unary(METHOD)
-            return Response.FromString(call(request(key, value, domain=domain), timeout=5))
-
-    def health(self, name: str = "ratelimit") -> str:
-        """What `grpc.health.v1.Health/Check` says about `name`."""
-        with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
-            call = channel.unary_unary("/grpc.health.v1.Health/Check")
-            message = health_pb2.HealthCheckRequest(service=name).SerializeToString()
-            answer = health_pb2.HealthCheckResponse.FromString(call(message, timeout=5))
-            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-
-    def is_ready(self) -> bool:
-        try:
-            return httpx2.get(f"{self.http}/readyz").status_code == 200
-        except httpx2.TransportError:
-            return False
-
-    def lines(self, path: str) -> list[str]:
-        """The lines of a page of the debug port."""
-        return httpx2.get(f"{self.debug}{path}").text.splitlines()
-
-    def metric(self, text: str) -> bool:
-        return text in httpx2.get(f"{self.http}/metrics").text
-
-
-def request(key: str, value: str, *, domain: str = "domain") -> bytes:
-    message = Request(domain=domain)
-    message.descriptors.add().entries.add(key=key, value=value)
-    return bytes(message.SerializeToString())
-
-
-@contextmanager
-def served(
-    folder: Path,
-    *arguments: str,
-    environment: Mapping[str, str] | None = None,
-    waits_for_ready: bool = True,
-) -> Iterator[Served]:
-    """Run the service on free ports with the limits in `folder`."""
-    main, streaming, http, debug = free_ports(4)
-    command = [sys.executable, "-m", "ratelimit_service", "--configuration.folder", str(folder)]
-    for name, port in (
-        ("grpc.port", main),
-        ("grpc.streaming-port", streaming),
-        ("http.port", http),
-        ("debug.port", debug),
-    ):
-        command += [f"--{name}", str(port)]
-    for section in ("grpc", "http", "debug"):
-        command += [f"--{section}.host", "127.0.0.1"]
-    with running([*command, *arguments], environment=environment) as process:
-        service = Served(
-            process, folder, main, f"http://127.0.0.1:{http}", f"http://127.0.0.1:{debug}"
-        )
-        process.wait_until(lambda: '"started"' in process.output, "the ports are open")
-        if waits_for_ready:
-            process.wait_until(service.is_ready, "the service is ready")
-        yield service
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +264,43 @@ async def test_calls_in_flight_are_answered_when_the_service_is_told_to_stop(lim
                 assert Response.FromString(await call).overall_code == 1
             assert await asyncio.to_thread(service.process.child.wait, 10) == 0
             assert '"stopped"' in service.process.output
+
+
+def test_two_workers_on_one_redis_admit_no_more_than_the_limit(limits: Path, redis: RedisServer):
+    """A hundred requests over as many connections, which the kernel spreads over both workers."""
+    arguments = ("--workers", "2", "--store.kind", "redis", "--redis.url", redis.url)
+    with served(limits, *arguments, "--store.key-prefix", "workers:") as service:
+        service.process.wait_until(
+            lambda: service.process.output.count('"event": "ready"') == 2, "both are ready"
+        )
+        options = [("grpc.use_local_subchannel_pool", 1)]
+
+        def ask_anew(_number: int) -> int:
+            address = f"127.0.0.1:{service.grpc_port}"
+            with grpc.insecure_channel(address, options) as channel:
+                answer = channel.unary_unary(METHOD)(request("one", "workers"), timeout=10)
+            return int(Response.FromString(answer).overall_code)
+
+        with ThreadPoolExecutor(10) as pool:
+            codes = list(pool.map(ask_anew, range(100)))
+        assert codes.count(1) == 1
+        assert codes.count(2) == 99
+
+
+def test_several_workers_find_every_taken_port_before_they_start(limits: Path, redis: RedisServer):
+    """The debug port, too: shared, it would hide whoever else listens there."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as stranger:
+        taken = str(stranger.getsockname()[1])
+        command = [sys.executable, "-m", "ratelimit_service", "--workers", "2"]
+        command += ["--configuration.folder", str(limits), "--debug.host", "127.0.0.1"]
+        command += ["--debug.port", taken, "--store.kind", "redis", "--redis.url", redis.url]
+        for name, port in zip(
+            ("grpc.port", "grpc.streaming-port", "http.port"), free_ports(3), strict=True
+        ):
+            command += [f"--{name}", str(port)]
+        with running(command) as process:
+            assert process.child.wait(20) == 2
+            assert f"port {taken} on 127.0.0.1 can't be bound" in process.errors
 
 
 @pytest.mark.parametrize(

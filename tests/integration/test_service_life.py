@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -18,7 +17,6 @@ from typing import Any
 import grpc
 import httpx2
 import pytest
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import ext_authz.app
@@ -206,18 +204,6 @@ def refused(
     named = [] if folder is None else ["--configuration.folder", str(folder)]
     assert run(program, model, build, [*named, *arguments]) == 2  # type: ignore[arg-type]
     return capsys.readouterr().err
-
-
-@pytest.fixture
-def logging_as_it_was() -> Iterator[None]:
-    """`run` configures the logs of its process, which here is ours."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 @pytest.mark.usefixtures("logging_as_it_was")

@@ -8,10 +8,11 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,36 +23,23 @@ import redis
 from tests.support.curl import statuses
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import CHECKOUT, Running, running, wait_until
-from tests.support.quickstart import MESHWARDEN, Quickstart, meshwarden, running_quickstart
+from tests.support.quickstart import (
+    MESHWARDEN,
+    Quickstart,
+    assert_nothing_is_left,
+    meshwarden,
+    processes_of,
+    running_quickstart,
+)
 from tests.support.redis_server import running_redis
 
 STOPPED_WITHIN_SECONDS = 10
-
-
-def processes_of(pid: int) -> dict[int, str]:
-    """Every process that `pid` started, directly or not, and its command line (Linux)."""
-    found: dict[int, str] = {}
-    waiting = [pid]
-    while waiting:
-        parent = waiting.pop()
-        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            found[int(child)] = b" ".join(words).decode()
-            waiting.append(int(child))
-    return found
 
 
 def addresses(process: Running) -> dict[str, str]:
     """What listens where, from the table that `up` prints."""
     rows = re.findall(r"│ (\S[^│]*?) +│ (\S+) +│", process.output)
     return {what: where for what, where in rows if ":" in where}
-
-
-def assert_nothing_is_left(processes: dict[int, str], state: Path) -> None:
-    left = {pid: words for pid, words in processes.items() if Path(f"/proc/{pid}").exists()}
-    assert left == {}
-    assert not (state / "demo.json").exists()
-    assert not (state / "demo.env").exists()
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +86,7 @@ def test_a_policy_edited_to_an_invalid_one_changes_nothing_and_says_why(system: 
         assert (shown["ready"], shown["configuration"]["refused"]["problems"]) == (True, [told])
         assert status(system, "/orders") == 200
         assert status(system, "/admin/reports") == 403
-        looked = system.command("doctor", *doctor_options(system))
+        looked = system.command("doctor")
         assert looked.returncode == 1
         assert "WRONG  ext_authz runs the newest configuration: it was refused" in looked.stdout
     wait_until(
@@ -118,18 +106,8 @@ def test_an_edited_limit_takes_effect_within_a_second(system: Quickstart):
         )
 
 
-def doctor_options(system: Quickstart) -> list[str]:
-    where = addresses(system.process)
-    return [
-        *("--gateway", system.gateway, "--envoy-admin", str(system.demo["envoy_admin"])),
-        *("--ext-authz", where["ext_authz health, metrics"]),
-        *("--ratelimit", where["ratelimit health, metrics, /json"]),
-        *("--config", str(system.config)),
-    ]
-
-
 def test_doctor_finds_nothing_wrong_with_a_healthy_system(system: Quickstart):
-    looked = system.command("doctor", "--json", *doctor_options(system))
+    looked = system.command("doctor", "--json")
     assert looked.returncode == 0, looked.stdout
     value = json.loads(looked.stdout)
     assert value["ok"]
@@ -140,7 +118,7 @@ def test_doctor_names_what_does_not_run_and_what_a_stranger_answers(system: Quic
     nobody = f"http://127.0.0.1:{free_port()}"
     with stranger() as somebody:
         wrong = ["--ratelimit", nobody, "--ext-authz", somebody, "--gateway", "http://["]
-        looked = system.command("doctor", *doctor_options(system), *wrong)
+        looked = system.command("doctor", *wrong)
     assert (looked.returncode, looked.stderr) == (1, "")
     told = [line for line in looked.stdout.splitlines() if line.startswith("WRONG")]
     assert told == [
@@ -269,10 +247,10 @@ def test_the_limits_of_the_only_domain_apply_whatever_its_name(own_system: Quick
 
 
 def test_doctor_sees_that_envoy_asks_for_another_domain(own_system: Quickstart):
-    looked = own_system.command("doctor", *doctor_options(own_system))
+    looked = own_system.command("doctor")
     assert looked.returncode == 0, looked.stdout
     with edited(own_system.config / "shop.yaml", "domain: shop", "domain: bank"):
-        looked = own_system.command("doctor", *doctor_options(own_system))
+        looked = own_system.command("doctor")
     assert looked.returncode == 1
     assert "WRONG  Envoy asks for the limits of 'bank': it asks for 'shop'" in looked.stdout
 
@@ -301,9 +279,7 @@ def test_without_envoy_and_with_redis_the_services_run_and_count_there(tmp_path:
             )
             where = addresses(process)
             assert "gateway (Envoy)" not in where
-            services = ["--ext-authz", where["ext_authz health, metrics"]]
-            services += ["--ratelimit", where["ratelimit health, metrics, /json"]]
-            looked = meshwarden("doctor", "--no-envoy", *services, state=state)
+            looked = meshwarden("doctor", "--no-envoy", state=state)
             assert (looked.returncode, "Envoy" in looked.stdout) == (0, False), looked.stdout
             question = {
                 "domain": "quickstart",
@@ -341,6 +317,28 @@ def test_a_signal_while_it_starts_stops_everything_too(tmp_path: Path):
         processes = processes_of(process.pid)
         assert process.stop() == 0
         assert_nothing_is_left(processes, tmp_path / "state")
+
+
+def test_a_closed_terminal_stops_everything_and_leaves_no_credential(tmp_path: Path):
+    """SIGHUP comes, and what is written goes nowhere."""
+    state = tmp_path / "state"
+    words = [*MESHWARDEN, "up", "--no-envoy", "--ports", "auto", "--state", str(state)]
+    terminal, inner = os.openpty()
+    os.set_blocking(terminal, False)
+
+    def is_up() -> bool:
+        with suppress(BlockingIOError):
+            os.read(terminal, 65_536)
+        return (state / "addresses.json").exists()
+
+    with subprocess.Popen(words, stdout=inner, stderr=inner, cwd=CHECKOUT) as process:
+        os.close(inner)
+        wait_until(is_up, "it is up", limit_seconds=20)
+        processes = processes_of(process.pid)
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(STOPPED_WITHIN_SECONDS) == 0
+        assert_nothing_is_left(processes, state)
 
 
 def test_a_taken_port_is_told_by_its_number_and_nothing_is_started(tmp_path: Path):

@@ -48,7 +48,7 @@ def check_request(
         if is_raw:
             http.header_map.headers.add(key=name, raw_value=value.encode())
         elif name in http.headers:
-            separator = "; " if name == "cookie" else ","
+            separator = "; " if name.lower() == "cookie" else ","
             http.headers[name] += separator + value
         else:
             http.headers[name] = value
@@ -106,7 +106,8 @@ def role_binding(role: str, *subjects: Mapping[str, str]) -> dict[str, Any]:
 def configured(*resources: Any, files: Mapping[str, bytes] | None = None) -> Configured:
     """What `resources` configure. Raises `InvalidInput` as the service does."""
     text = "\n---\n".join(json.dumps(document, indent=1) for document in resources)
-    return compile_policies(Bundle({"config.yaml": text.encode(), **(files or {})}), Options())
+    written = {"config.yaml": text.encode()} if resources else {}
+    return compile_policies(Bundle({**written, **(files or {})}), Options())
 
 
 class Authorizer:

@@ -184,7 +184,8 @@ class _Executing(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         status = int(path[1:]) if path[1:].isdigit() else 200
-        body = "\n".join(f"{name}: {value}" for name, value in self.headers.items()).encode()
+        seen = [(":path", self.path), *self.headers.items()]
+        body = "\n".join(f"{name}: {value}" for name, value in seen).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()

@@ -6,16 +6,13 @@ A server inside the test binds port 0 itself and needs nothing from here.
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
+
+from meshwarden.adapters import ports
 
 
 def free_ports(count: int) -> list[int]:
     """`count` different loopback ports that nothing listens on; held only until this returns."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for reserved in sockets:
-            reserved.bind(("127.0.0.1", 0))
-        return [int(reserved.getsockname()[1]) for reserved in sockets]
+    return ports.free("127.0.0.1", count)
 
 
 def free_port() -> int:

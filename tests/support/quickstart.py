@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +68,37 @@ def meshwarden(
 
 
 @contextmanager
-def running_quickstart(folder: Path, arguments: Sequence[str] = ()) -> Iterator[Quickstart]:
-    """Run `meshwarden up` in `folder` until the block ends."""
+def running_quickstart(folder: Path, *, with_make: bool = False) -> Iterator[Quickstart]:
+    """Run `meshwarden up` in `folder` until the block ends; `with_make`: as `make up` does."""
     config, state = folder / "config", folder / "state"
     shutil.copytree(CHECKOUT / "examples" / "quickstart", config)
-    command = [*MESHWARDEN, "up", "--ports", "auto", "--config", str(config)]
-    with running([*command, "--state", str(state), *arguments]) as process:
+    options = ["--ports", "auto", "--config", str(config), "--state", str(state)]
+    command = [*MESHWARDEN, "up", *options]
+    if with_make:
+        # The tests themselves may run under make, whose variables are not this one's.
+        command = ["env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "up"]
+        command.append(f"UP={' '.join(options)}")
+    with running(command) as process:
         file = state / "demo.json"
         process.wait_until(file.exists, "demo.json is written", limit_seconds=40)
         yield Quickstart(process, json.loads(file.read_text()), config, state)
+
+
+def processes_of(pid: int) -> dict[int, str]:
+    """Every process that `pid` started, directly or not, and its command line (Linux)."""
+    found: dict[int, str] = {}
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            found[int(child)] = b" ".join(words).decode()
+            waiting.append(int(child))
+    return found
+
+
+def assert_nothing_is_left(processes: dict[int, str], state: Path) -> None:
+    left = {pid: words for pid, words in processes.items() if Path(f"/proc/{pid}").exists()}
+    assert left == {}
+    for name in ("demo.json", "demo.env", "addresses.json"):
+        assert not (state / name).exists(), name

@@ -188,13 +188,13 @@ async def test_keys_of_a_server_no_longer_configured_are_not_taken(server):
 async def test_readiness_waits_for_the_first_try_of_each_issuer_and_never_again(server):
     """A server that is down must not keep a replica out of service; nor a new issuer later on."""
     async with fetching(server.url, "http://127.0.0.1:1/") as (fetcher, _, _c):
-        assert fetcher.missing() == "no keys yet of i0, i1"
+        assert fetcher.unready_reason() == "no keys yet of i0, i1"
         await fetcher.refresh("i1")
-        assert fetcher.missing() == "no keys yet of i0"
+        assert fetcher.unready_reason() == "no keys yet of i0"
         await fetcher.refresh("i0")
-        assert fetcher.missing() == ""
+        assert fetcher.unready_reason() == ""
         fetcher.follow(policies(server.url, server.url + "?new"))
-        assert fetcher.missing() == ""
+        assert fetcher.unready_reason() == ""
 
 
 async def test_keys_are_fetched_in_the_background_at_start(server):

@@ -155,6 +155,7 @@ def test_what_was_written_as_yaml_is_read_as_it_was(value: object):
         (b"[" * 100_000, "k.json: nested too deeply"),
         (b"9" * 5000, "k.json: not JSON that can be read: Exceeds the limit"),
         (b"\xff", "k.json:1: not UTF-8 text"),
+        (b'{"a": {"b": 1, "b": 1}}', "k.json: not JSON that can be read: the member 'b' stands"),
     ],
 )
 def test_what_is_no_json_is_told_with_its_line(content: bytes, told: str):

@@ -8,7 +8,7 @@ from meshwarden.cli.inventory import inventory
 
 
 def test_a_folder_that_configures_nothing_is_told_so(tmp_path: Path):
-    (tmp_path / "limits.yaml").write_text("# nothing yet\n")
+    (tmp_path / "limits.yaml").write_text("domain: d\n")
     assert inventory(tmp_path) == "nothing is configured, so everything is denied"
 
 

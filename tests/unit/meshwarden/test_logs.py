@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import structlog
 
 from meshwarden.adapters import logs
 from meshwarden.adapters.settings import LogSettings
@@ -28,16 +26,7 @@ class Call:
     authorization: str
 
 
-@pytest.fixture(autouse=True)
-def undone() -> Iterator[None]:
-    """Logging as it was, after each test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
 def configure(**settings: str) -> None:

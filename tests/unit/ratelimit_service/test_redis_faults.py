@@ -52,11 +52,11 @@ async def test_the_service_is_not_ready_until_redis_answers_once():
 
     metrics = Metrics()
     watch = RedisWatch(ping, metrics=metrics, pause=no_pause)
-    assert watch.missing() == "redis has not answered yet"
+    assert watch.unready_reason() == "redis has not answered yet"
     seen = []
     for _ in range(4):
         await watch.check()
-        seen.append((watch.missing(), watch.status()["is_up"]))
+        seen.append((watch.unready_reason(), watch.status()["is_up"]))
     assert seen == [("redis: refused", False), ("", True), ("", False), ("", True)]
     assert b"ratelimit_store_is_up 1.0" in metrics.exposition()
 

@@ -1,0 +1,48 @@
+"""What reaches an upstream behind Envoy and ext_authz, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.authz_service import live
+from tests.support.check_requests import access_policy, token_issuer
+from tests.support.guarded_mesh import GuardedMesh, guarded_mesh
+from tests.support.tokens import ec_signer, jwks
+
+EC = ec_signer()
+PLACES = [{"cookie": "session"}, {"query": "access_token"}]
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedMesh]:
+    policy = access_policy(
+        {"name": "orders", "paths": ["/orders"]},
+        identify=[{"jwt": {"issuers": ["main"], "sources": PLACES}}],
+    )
+    folder = tmp_path_factory.mktemp("guarded")
+    with guarded_mesh(folder, token_issuer(jwks(EC)), policy) as running:
+        yield running
+
+
+def test_a_token_in_a_cookie_identifies_and_is_taken_out_of_the_cookies(mesh: GuardedMesh):
+    token = EC.token(live())
+    seen = mesh.seen("/orders", {"cookie": f"theme=dark; session={token}; lang=en"})
+    assert seen["x-auth-principal"] == ["jwt:rita"]
+    assert seen["cookie"] == ["theme=dark; lang=en"]
+    assert mesh.reason("/orders", {"cookie": f"session={token}="}) == "malformed_token"
+
+
+@pytest.mark.parametrize("name", ["access_token", "access%5Ftoken"])
+def test_a_token_in_the_query_identifies_and_is_taken_out_of_the_query(mesh: GuardedMesh, name):
+    token = EC.token(live())
+    seen = mesh.seen(f"/orders?page=2&{name}={token}&sort=up")
+    assert seen["x-auth-principal"] == ["jwt:rita"]
+    assert seen[":path"] == ["/orders?page=2&sort=up"]
+
+
+def test_a_query_without_a_credential_reaches_the_upstream_as_it_was_sent(mesh: GuardedMesh):
+    cookie = {"cookie": f"session={EC.token(live())}"}
+    for path in ("/orders?k", "/orders?a=1&&b=%20+", "/orders?"):
+        assert mesh.seen(path, cookie)[":path"] == [path]
