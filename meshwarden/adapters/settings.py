@@ -115,7 +115,12 @@ class ServiceSettings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    workers: int = Field(1, ge=1, le=64, description="Processes that share the ports.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the ports; /stats and /readyz?verbose speak for one.",
+    )
     stop_seconds: float = Field(
         8, gt=0, le=600, description="Calls in flight may go on this long after SIGTERM."
     )

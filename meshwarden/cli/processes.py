@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,9 +131,13 @@ class Children:
             self._print(text)
 
     def _print(self, text: Text) -> None:
-        """Write a line, where there still is a terminal: stopping must go on without one."""
-        with contextlib.suppress(OSError):
+        """Write a line. Where the terminal is gone nothing is written from then on: stopping must
+        go on without it, and end as it would have.
+        """
+        try:
             self._console.print(text)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _environment() -> dict[str, str]:
