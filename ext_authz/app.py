@@ -8,50 +8,83 @@ from pathlib import Path
 from ext_authz.adapters import envoy_check
 from ext_authz.adapters.envoy_check import Check
 from ext_authz.adapters.jwks_fetch import KeyFetcher
+from ext_authz.adapters.redis_keys import RedisKeys
+from ext_authz.adapters.redis_layout import Layout
+from ext_authz.adapters.redis_records import RedisRecords
 from ext_authz.core import compile as compiling
 from ext_authz.core.compile import Configured, Options, compile_policies, referenced_files
+from ext_authz.core.key_memory import LONG_AGO, RememberedApiKeys
 from ext_authz.core.keys import Keys
+from ext_authz.core.lookups import ApiKeyLookup, IssuerKeysLookup, Lookup
 from ext_authz.core.token_memory import TokenMemory
 from ext_authz.settings import Settings
 from meshwarden.adapters.configuration import Configuration
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.grpc_server import Method
 from meshwarden.adapters.service import Service
-from meshwarden.core.faults import Misconfigured
+from meshwarden.core.faults import Misconfigured, Problem
 from meshwarden.core.snapshot import SnapshotHolder
 
-__all__ = ["Settings", "build", "source"]
+__all__ = ["Settings", "build", "key_records", "source"]
 
 
 def source(settings: Settings) -> FolderSource:
-    """The files that configure ext_authz. Raises `Misconfigured` when there is no folder."""
+    """The files that configure ext_authz. Raises `Misconfigured` with all that does not fit."""
+    keys = settings.keys
+    problems = []
     if settings.configuration.folder is None:
-        raise Misconfigured("no configuration: set --configuration.folder to a folder of policies")
-    if (settings.keys.file is None) != (settings.keys.pepper_file is None):
-        raise Misconfigured("keys.file and keys.pepper_file go together: set both or none")
+        problems.append("no configuration: set --configuration.folder to a folder of policies")
+    if keys.redis_url is None and (keys.file is None) != (keys.pepper_file is None):
+        problems.append("keys.file and keys.pepper_file go together: set both or none")
+    if keys.redis_url is not None and (keys.file or keys.revocations_file):
+        problems.append("keys.redis-url is in place of keys.file and keys.revocations-file")
+    if keys.redis_url is not None and keys.pepper_file is None:
+        problems.append("keys.redis-url needs keys.pepper-file: without it no key is found")
+    if problems:
+        raise Misconfigured(Problem("", 0, problem) for problem in problems)
     named: dict[str, Path | None] = {
-        compiling.API_KEYS: settings.keys.file,
-        compiling.PEPPER: settings.keys.pepper_file,
-        compiling.DEVELOPMENT_JWKS: settings.keys.development_jwks,
+        compiling.API_KEYS: keys.file,
+        compiling.PEPPER: keys.pepper_file,
+        compiling.DEVELOPMENT_JWKS: keys.development_jwks,
+        compiling.REVOCATIONS: keys.revocations_file,
     }
     extra = {name: path for name, path in named.items() if path is not None}
     return FolderSource(settings.configuration.folder, extra=extra, references=referenced_files)
+
+
+def key_records(url: str) -> RedisRecords:
+    """The key records and revocations in Redis, to be changed. Raises `Misconfigured`."""
+    return RedisRecords(url)
 
 
 def build(service: Service, settings: Settings) -> None:
     """Add the parts of ext_authz to `service`."""
     keys = Keys(remembered=TokenMemory(settings.remembered_tokens_at_most))
     fetcher = KeyFetcher(keys, metrics=service.metrics)
+    store = None if settings.keys.redis_url is None else _key_store(service, settings, keys)
+
+    async def ask(lookup: Lookup) -> object:
+        if isinstance(lookup, IssuerKeysLookup):
+            await fetcher.ask(lookup.issuer)
+            return None
+        if isinstance(lookup, ApiKeyLookup) and store is not None:
+            return await store.ask(lookup.digest)
+        raise AssertionError(f"nobody to ask: {type(lookup).__name__}")
+
     check = Check(
         keys,
-        fetcher.refresh,
+        ask,
         metrics=service.metrics,
-        key_wait_seconds=settings.key_wait_seconds,
+        lookup_wait_seconds=settings.lookup_wait_seconds,
+        answers_faults=settings.fault_answer == "error_response",
     )
     options = Options(headers_at_most=settings.headers_at_most)
 
     def apply(configured: Configured) -> None:
-        keys.api_keys = configured.api_keys
+        if store is None:
+            keys.api_keys, keys.revocations = configured.api_keys, configured.revocations
+        else:
+            store.memory.use_pepper(configured.pepper)
         fetcher.follow(configured.policies)
         check.policies = configured.policies
 
@@ -82,3 +115,28 @@ def build(service: Service, settings: Settings) -> None:
     service.readiness.details["jwks"] = fetcher.status
     service.tasks += [configuration.follow, fetcher.run]
     service.closers.append(fetcher.close)
+
+
+def _key_store(service: Service, settings: Settings, keys: Keys) -> RedisKeys:
+    """API keys and revocations from Redis."""
+    chosen = settings.keys
+    serves_stale = chosen.on_store_failure == "serve_stale"
+    memory = RememberedApiKeys(entries_at_most=chosen.remembered_at_most, serves_stale=serves_stale)
+    keys.api_keys = memory
+    if not serves_stale:
+        keys.revocations_current_until = LONG_AGO
+    store = RedisKeys(
+        str(chosen.redis_url),
+        auth=chosen.redis_auth.get_secret_value(),
+        layout=Layout(chosen.redis_prefix),
+        keys=keys,
+        memory=memory,
+        serves_stale=serves_stale,
+        time_limit_seconds=chosen.redis_time_limit_seconds,
+        metrics=service.metrics,
+    )
+    service.readiness.checks["key_store"] = store.unready_reason
+    service.readiness.details["key_store"] = store.status
+    service.tasks.append(store.follow)
+    service.closers.append(store.close)
+    return store

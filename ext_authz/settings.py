@@ -5,10 +5,12 @@ page.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from meshwarden.adapters.redis_client import RedisUrl
 from meshwarden.adapters.settings import GrpcSettings, HttpSettings, Section, ServiceSettings
 
 
@@ -20,6 +22,27 @@ class KeySettings(Section):
     )
     pepper_file: Path | None = Field(
         None, description="File with the secret under which the keys' digests were made."
+    )
+    revocations_file: Path | None = Field(
+        None, description="File of revoked tokens, as `meshwarden token revoke` writes it."
+    )
+    redis_url: RedisUrl | None = Field(
+        None,
+        description="Redis with API keys and revocations, in place of the files; the pepper stays "
+        "a file.",
+    )
+    redis_auth: SecretStr = Field(SecretStr(""), description="Password, or user:password.")
+    redis_prefix: str = Field("meshwarden:", description="Put before every name in Redis.")
+    redis_time_limit_seconds: float = Field(
+        0.1, gt=0, le=10, description="Redis must answer within this time."
+    )
+    remembered_at_most: int = Field(
+        100_000, ge=1, le=10_000_000, description="Key records kept in memory, about 2 kB each."
+    )
+    on_store_failure: Literal["serve_stale", "refuse"] = Field(
+        "serve_stale",
+        description="When Redis can't be heard: serve_stale goes on with the keys and revocations "
+        "that are known; refuse lets each policy's onUnavailable decide, for tokens, too.",
     )
     development_jwks: Path | None = Field(
         None,
@@ -39,12 +62,17 @@ class Settings(ServiceSettings):
     remembered_tokens_at_most: int = Field(
         20_000, ge=0, le=10_000_000, description="Verified tokens kept in memory, about 2 kB each."
     )
-    key_wait_seconds: float = Field(
+    lookup_wait_seconds: float = Field(
         0.1,
         ge=0.001,
         le=10,
-        description="A request whose token names an unknown key waits this long for a fetch of "
-        "keys; keep it below Envoy's timeout.",
+        description="A request that needs what is not in memory (new keys of an issuer, a key "
+        "record) waits this long; keep it below Envoy's timeout.",
+    )
+    fault_answer: Literal["grpc_error", "error_response"] = Field(
+        "grpc_error",
+        description="How a fault of ours is answered. Both obey Envoy's failure mode; "
+        "error_response says why in its body.",
     )
     headers_at_most: int = Field(
         80, ge=1, le=1000, description="A request with more header lines is denied with 431."

@@ -18,7 +18,8 @@ from ext_authz.core.keys import Keys
 from ext_authz.core.model import Request
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.cli import configuration_folder
-from meshwarden.cli.keys import KeyStore
+from meshwarden.cli.key_file import FileRecords, read
+from meshwarden.cli.keys import create_key
 from meshwarden.cli.state_folder import StateFolder, development_claims
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.core.compile import compile_limits
@@ -54,7 +55,7 @@ def measure() -> dict[str, dict[str, float]]:
 
 def _authorizations(state: StateFolder) -> dict[str, Callable[[], object]]:
     state.prepare()
-    api_key, _ = KeyStore(state).create("service")
+    api_key, _ = create_key(FileRecords(state), read(state.pepper).strip(), "service")
     configured = configuration_folder.load(QUICKSTART, state)
     claims = development_claims("rita", ["reader"], expires_in_seconds=3600)
     token = {"authorization": f"Bearer {state.sign(claims)}"}

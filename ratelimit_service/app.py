@@ -93,11 +93,9 @@ def _store(service: Service, settings: Settings) -> Store:
         )
         return memory
     jitter_at_most = settings.store.expiration_jitter_seconds
-    user, _, password = settings.redis.auth.get_secret_value().rpartition(":")
     store = RedisStore(
         settings.redis.url,
-        username=user,
-        password=password,
+        auth=settings.redis.auth.get_secret_value(),
         time_limit_seconds=settings.redis.time_limit_seconds,
         jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
     )

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from meshwarden.adapters.redis_client import RedisUrl
 from meshwarden.adapters.settings import (
     GrpcSettings,
     HttpSettings,
@@ -30,17 +31,6 @@ def parse_seconds(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(rf"(?:{_DURATION.pattern})+", value):
         return value
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value))
-
-
-def parse_redis_url(value: object) -> object:
-    """A URL, from what the reference takes: `host:port`, a socket's path, or a URL."""
-    if not isinstance(value, str) or value.startswith(("redis://", "rediss://", "unix://")):
-        return value
-    if value.startswith("/"):
-        return f"unix://{value}"
-    if re.fullmatch(r"[^,/\s]+:\d+", value):
-        return f"redis://{value}"
-    raise ValueError("must be host:port, a socket's path, or a redis://, rediss:// or unix:// URL")
 
 
 class StoreSettings(Section):
@@ -71,7 +61,7 @@ class StoreSettings(Section):
 class RedisSettings(Section):
     """How Redis is reached; used when store.kind is redis."""
 
-    url: Annotated[str, BeforeValidator(parse_redis_url)] = Field(
+    url: RedisUrl = Field(
         "redis://127.0.0.1:6379", description="URL, host:port, or path of a socket."
     )
     auth: SecretStr = Field(SecretStr(""), description="Password, or user:password.")

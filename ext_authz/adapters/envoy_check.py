@@ -1,8 +1,9 @@
 """`envoy.service.auth.v3.Authorization/Check`: CheckRequest bytes -> decide -> CheckResponse bytes.
 
-Every answer is in-band: a denial is a response with `denied_response` and a status that is not OK,
-built in one place, so that OK never stands beside a denial. Only bytes that are no CheckRequest end
-in a gRPC error.
+A denial is in-band: a response with `denied_response` and a status that is not OK, built in one
+place, so that OK never stands beside a denial. A gRPC error ends a call whose bytes are no
+CheckRequest, and one whose verdict is a fault of ours, unless a setting answers that with
+`error_response`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from google.protobuf.message import DecodeError
 from ext_authz.core.answers import PROBLEM_TYPE, problem_body
 from ext_authz.core.engine import decide
 from ext_authz.core.keys import Keys
+from ext_authz.core.known import NO_ANSWERS
+from ext_authz.core.lookups import FAILED, Answers, Lookup
 from ext_authz.core.model import Append, Reason, Request, Verdict
 from ext_authz.core.policies import PolicySet
 from meshwarden.adapters.grpc_server import Metadata
 from meshwarden.adapters.protobuf import message_class
 from meshwarden.adapters.telemetry import Metrics
-from meshwarden.core.faults import InvalidInput
+from meshwarden.core.faults import InvalidInput, Unavailable
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
@@ -36,31 +39,36 @@ _STATUS_CODES = {
 CheckRequest = message_class("envoy.service.auth.v3.CheckRequest")
 CheckResponse = message_class("envoy.service.auth.v3.CheckResponse")
 
-Refresh = Callable[[str], Awaitable[bool]]
-"""Fetches an issuer's keys anew; true when there are other keys than before."""
+Ask = Callable[[Lookup], Awaitable[object]]
+"""Asks what a verdict lacks. Raises `Unavailable` where nobody answers."""
+
+LOOKUPS_AT_MOST = 4
+"""For one request."""
 
 
 class Check:
     """The handler of the method, over the current policies and keys.
 
     `policies` is None until the first configuration: every request is then denied, in-band. A
-    request whose token names an unknown key waits for new keys, at most `key_wait_seconds`: were
-    Envoy's patience shorter, the call would be an error, which its failure mode may allow.
+    request that lacks something waits for it, `lookup_wait_seconds` at most in sum: were Envoy's
+    patience shorter, the call would be an error, which its failure mode may allow.
     """
 
     def __init__(
         self,
         keys: Keys,
-        refresh: Refresh,
+        ask: Ask,
         *,
         metrics: Metrics,
-        key_wait_seconds: float = 0.1,
+        lookup_wait_seconds: float = 0.1,
+        answers_faults: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.policies: PolicySet | None = None
         self._keys = keys
-        self._refresh = refresh
-        self._key_wait_seconds = key_wait_seconds
+        self._ask = ask
+        self._lookup_wait_seconds = lookup_wait_seconds
+        self._answers_faults = answers_faults
         self._clock = clock
         self._verdicts = metrics.tally(
             "ext_authz_verdicts", "Decisions by verdict and reason.", ["verdict", "reason"]
@@ -75,14 +83,15 @@ class Check:
         )
 
     def handle(self, message: bytes, _metadata: Metadata) -> bytes | Awaitable[bytes]:
-        """The answer: at once when everything needed is in memory, else after one bounded fetch of
-        keys.
+        """The answer: at once when everything needed is in memory, else after bounded look-ups.
+
+        Raises `Unavailable` for a verdict that is a fault of ours, unless those are answered.
         """
         began = time.perf_counter()
         request = decode(message)
-        verdict = self._decide(request)
-        if verdict.issuer_to_refresh and request is not None:
-            return self._after_refresh(request, verdict, began)
+        verdict = self._decide(request, NO_ANSWERS)
+        if verdict.lookup is not None and request is not None:
+            return self._after_lookups(request, verdict, began)
         return self._answer(verdict, began, request)
 
     def overloaded(self) -> bytes:
@@ -91,27 +100,32 @@ class Check:
         """
         return self._answer(OVERLOADED, time.perf_counter())
 
-    def _decide(self, request: Request | None) -> Verdict:
+    def _decide(self, request: Request | None, answers: Answers) -> Verdict:
         if request is None:
             return NOT_HTTP
         if self.policies is None:
             return NOT_READY
-        return decide(request, self.policies, self._keys, self._clock())
+        return decide(request, self.policies, self._keys, self._clock(), answers)
 
-    async def _after_refresh(self, request: Request, verdict: Verdict, began: float) -> bytes:
-        try:
-            async with asyncio.timeout(self._key_wait_seconds):
-                has_changed = await self._refresh(verdict.issuer_to_refresh)
-        except TimeoutError:
-            has_changed = False
-        if has_changed:
-            verdict = self._decide(request)
+    async def _after_lookups(self, request: Request, verdict: Verdict, began: float) -> bytes:
+        answers: dict[Lookup, object] = {}
+        deadline = asyncio.get_running_loop().time() + self._lookup_wait_seconds
+        while verdict.lookup is not None and len(answers) < LOOKUPS_AT_MOST:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    answers[verdict.lookup] = await self._ask(verdict.lookup)
+            except (TimeoutError, Unavailable):
+                answers[verdict.lookup] = FAILED
+            verdict = self._decide(request, answers)
         return self._answer(verdict, began, request)
 
     def _answer(self, verdict: Verdict, began: float, request: Request | None = None) -> bytes:
-        self._verdicts.add("allowed" if verdict.is_allowed else "denied", verdict.reason)
+        told = "fault" if verdict.is_fault else "allowed" if verdict.is_allowed else "denied"
+        self._verdicts.add(told, verdict.reason)
         for rule in verdict.failed_conditions:
             self._failed.add(verdict.policy, rule)
+        if verdict.is_fault and not self._answers_faults:
+            raise Unavailable(f"{verdict.reason}: {verdict.detail}")
         encoded = encode(verdict, is_grpc=request is not None and _is_grpc(request))
         self._seconds.add(time.perf_counter() - began)
         return encoded
@@ -208,7 +222,9 @@ def encode(verdict: Verdict, *, is_grpc: bool = False) -> bytes:
     if verdict.is_allowed:
         _encode_allowed(response, verdict)
     else:
-        _encode_denied(response, verdict, is_grpc=is_grpc)
+        response.status.code = _STATUS_CODES.get(verdict.status, _GRPC_PERMISSION_DENIED)
+        shown = response.error_response if verdict.is_fault else response.denied_response
+        _encode_denied(shown, verdict, is_grpc=is_grpc)
     return bytes(response.SerializeToString())
 
 
@@ -224,9 +240,8 @@ def _encode_allowed(response: Any, verdict: Verdict) -> None:
     allowed.query_parameters_to_remove.extend(verdict.query_parameters_to_remove)
 
 
-def _encode_denied(response: Any, verdict: Verdict, *, is_grpc: bool) -> None:
-    response.status.code = _STATUS_CODES.get(verdict.status, _GRPC_PERMISSION_DENIED)
-    denied = response.denied_response
+def _encode_denied(denied: Any, verdict: Verdict, *, is_grpc: bool) -> None:
+    """Fill `denied`, a DeniedHttpResponse."""
     denied.status.code = verdict.status
     told = f"{verdict.reason}: {verdict.detail}" if is_grpc else problem_body(verdict)
     denied.body = told

@@ -107,6 +107,15 @@ class KeyFetcher:
         fetch = followed.fetch
         return False if fetch is None else await asyncio.shield(fetch)
 
+    async def ask(self, name: str) -> None:
+        """Fetch an issuer's keys, if that is not too soon. Raises `Unavailable` where its server
+        does not give any.
+        """
+        await self.refresh(name)
+        followed = self._followed.get(name)
+        if followed is not None and followed.failures:
+            raise Unavailable(followed.last_error)
+
     async def run(self) -> None:
         """Fetch what is due, for ever."""
         while True:

@@ -118,10 +118,16 @@ def digest(key: str, pepper: bytes) -> str:
 
 def parse_key_file(file: str, content: bytes, pepper: bytes) -> ApiKeys:
     """The records in `content` (JSON). Raises `InvalidInput` with everything that is wrong."""
-    if len(pepper.strip()) < PEPPER_BYTES_AT_LEAST:
+    return ApiKeys(parse_records(file, parse_json(file, content)).keys, pepper)
+
+
+def parse_pepper(file: str, content: bytes) -> bytes:
+    """The pepper in a file, without the white space round it. Raises `InvalidInput`."""
+    pepper = content.strip()
+    if len(pepper) < PEPPER_BYTES_AT_LEAST:
         what = f"the pepper must have at least {PEPPER_BYTES_AT_LEAST} bytes"
         raise InvalidInput([Problem(file, 0, what)])
-    return ApiKeys(parse_records(file, parse_json(file, content)).keys, pepper.strip())
+    return pepper
 
 
 def parse_records(file: str, value: Any) -> KeyFile:

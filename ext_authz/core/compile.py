@@ -8,8 +8,9 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from ext_authz.core.api_keys import ApiKeys, parse_key_file
+from ext_authz.core.api_keys import ApiKeys, parse_key_file, parse_pepper
 from ext_authz.core.conditions import Condition
 from ext_authz.core.hosts import HostIndex, parse_host_pattern
 from ext_authz.core.jwks import EMPTY, KeySet, key_set, parse_jwks
@@ -28,12 +29,15 @@ from ext_authz.core.policies import (
     CompiledRule,
     Issuer,
     Method,
+    MethodKind,
+    OnUnavailable,
     Policy,
     PolicySet,
     Roles,
     Source,
 )
 from ext_authz.core.resources import Resources
+from ext_authz.core.revocations import Revocations, parse_revocation_file
 from meshwarden.core.documents import Document, Path, hint_for, parse
 from meshwarden.core.faults import InvalidInput
 from meshwarden.core.snapshot import Bundle
@@ -41,14 +45,20 @@ from meshwarden.core.snapshot import Bundle
 API_KEYS = "@api_keys"
 PEPPER = "@pepper"
 DEVELOPMENT_JWKS = "@development_jwks"
+REVOCATIONS = "@revocations"
 
 
 @dataclass(frozen=True)
 class Configured:
-    """What one configuration says: policies, and the API keys that came with it."""
+    """What one configuration says: policies, and the API keys and revocations that came with it.
+
+    `pepper` is that of the digests of API keys, also of those in a key store.
+    """
 
     policies: PolicySet
     api_keys: ApiKeys = field(default_factory=ApiKeys)
+    revocations: Revocations = field(default_factory=Revocations)
+    pepper: bytes = field(default=b"", repr=False)
 
     def counts(self) -> dict[str, int]:
         """How much of what is configured."""
@@ -57,6 +67,7 @@ class Configured:
             "issuers": len(self.policies.issuers),
             "roles": len(self.policies.roles.closure),
             "api_keys": len(self.api_keys),
+            "revocations": len(self.revocations),
         }
 
 
@@ -134,7 +145,8 @@ class _Compiler:
             identity_headers=frozenset(identity_headers),
             headers_at_most=self._options.headers_at_most,
         )
-        return Configured(policy_set, self._api_keys())
+        pepper = self._pepper()
+        return Configured(policy_set, self._api_keys(pepper), self._revocations(), pepper)
 
     # --- issuers and keys
 
@@ -184,15 +196,35 @@ class _Compiler:
             self._resources.refuse(document, f"the JWKS {error}", path)
         return EMPTY
 
-    def _api_keys(self) -> ApiKeys:
+    def _pepper(self) -> bytes:
+        content = self._files.get(PEPPER)
+        if content is None and API_KEYS not in self._files:
+            return b""
+        try:
+            return parse_pepper("pepper", content or b"")
+        except InvalidInput as error:
+            self.problems.extend(error.problems)
+            return b""
+
+    def _api_keys(self, pepper: bytes) -> ApiKeys:
         content = self._files.get(API_KEYS)
         if content is None:
             return ApiKeys()
         try:
-            return parse_key_file("API keys", content, self._files.get(PEPPER, b""))
+            return parse_key_file("API keys", content, pepper)
         except InvalidInput as error:
             self.problems.extend(error.problems)
             return ApiKeys()
+
+    def _revocations(self) -> Revocations:
+        content = self._files.get(REVOCATIONS)
+        if content is None:
+            return Revocations()
+        try:
+            return parse_revocation_file("revocations", content)
+        except InvalidInput as error:
+            self.problems.extend(error.problems)
+            return Revocations()
 
     # --- roles
 
@@ -258,11 +290,16 @@ class _Compiler:
             for source in method.sources:
                 if any(_overlap(source, other) for other in seen):
                     what = f"the {source.place} '{source.name}' is read by two ways to identify"
-                    self._resources.refuse(document, what, ("spec", "identify", index))
+                    hint = "let the first have onInvalid: skip, and the same scheme"
+                    self._resources.refuse(document, what, ("spec", "identify", index), hint)
                 if source.place == "header" and source.name in spec.identityHeaders:
                     what = f"the header '{source.name}' brings the credential and the identity"
                     self._resources.refuse(document, what, ("spec", "identify", index))
-                seen.append(source)
+                if not method.skips_invalid:
+                    seen.append(source)
+                elif not any(source in other.sources for other in methods[index + 1 :]):
+                    what = f"nothing reads the {source.place} '{source.name}' after this"
+                    self._resources.refuse(document, what, ("spec", "identify", index), "deny")
         rules = [
             (rule.effect, self._rule(document, index, rule))
             for index, rule in enumerate(spec.rules)
@@ -278,12 +315,17 @@ class _Compiler:
         )
 
     def _method(self, document: Document, index: int, method: IdentifyMethod) -> Method:
-        if method.jwt is None:
-            sources = method.apiKey.sources if method.apiKey else []
-            return Method(tuple(map(_source, sources)), None)
-        path: Path = ("spec", "identify", index, "jwt", "issuers")
-        self._known(document, "TokenIssuer", method.jwt.issuers, path)
-        return Method(tuple(map(_source, method.jwt.sources)), frozenset(method.jwt.issuers))
+        common: dict[str, Any] = {
+            "skips_invalid": method.onInvalid == "skip",
+            "on_unavailable": OnUnavailable(method.onUnavailable),
+        }
+        if method.jwt is not None:
+            path: Path = ("spec", "identify", index, "jwt", "issuers")
+            self._known(document, "TokenIssuer", method.jwt.issuers, path)
+            sources, issuers = method.jwt.sources, frozenset(method.jwt.issuers)
+            return Method(MethodKind.JWT, tuple(map(_source, sources)), issuers, **common)
+        sources = method.apiKey.sources if method.apiKey else []
+        return Method(MethodKind.API_KEY, tuple(map(_source, sources)), **common)
 
     def _rule(self, document: Document, index: int, rule: Rule) -> CompiledRule:
         path: Path = ("spec", "rules", index)
@@ -341,5 +383,5 @@ def _challenges(methods: tuple[Method, ...], realm: str) -> tuple[str, ...]:
     """A WWW-Authenticate challenge for each way to identify, each scheme once."""
     schemes: dict[str, None] = {}
     for method in methods:
-        schemes["Bearer" if method.issuers is not None else "ApiKey"] = None
+        schemes["ApiKey" if method.kind is MethodKind.API_KEY else "Bearer"] = None
     return tuple(f'{scheme} realm="{realm}"' for scheme in schemes)

@@ -12,31 +12,29 @@ from urllib.parse import parse_qsl, unquote_plus
 
 from ext_authz.core.model import HeaderMutation, Reason, Request, Unidentified
 from ext_authz.core.paths import split_target
-from ext_authz.core.policies import Method, Policy, Source
+from ext_authz.core.policies import Policy, Source
 
 QUERY_PARAMETERS_AT_MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """One credential, where it stood, and the method that reads it."""
+    """One credential, and where it stood."""
 
     text: str = field(repr=False)
     source: Source
-    method: Method
 
 
 def find_credential(request: Request, policy: Policy, query: str) -> Credential | Unidentified:
     """The only credential of the request, or why there is not exactly one."""
     found: list[Credential] = []
     unread: set[str] = set()
-    for method in policy.methods:
-        for source in method.sources:
-            for text in _texts(request, source, query):
-                if text is None:
-                    unread.add(source.name)
-                else:
-                    found.append(Credential(text, source, method))
+    for source in policy.sources:
+        for text in _texts(request, source, query):
+            if text is None:
+                unread.add(source.name)
+            else:
+                found.append(Credential(text, source))
     unread -= {credential.source.name for credential in found}
     if len(found) > 1 or (found and unread):
         return Unidentified(Reason.MULTIPLE_CREDENTIALS, "more than one credential was sent")

@@ -19,6 +19,8 @@ from ext_authz.core.credentials import credential_removal
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
+from ext_authz.core.known import NO_ANSWERS, Known
+from ext_authz.core.lookups import Answers
 from ext_authz.core.model import (
     ANONYMOUS,
     HeaderMutation,
@@ -146,9 +148,15 @@ def _first_unmet(rule: CompiledRule, facts: Facts) -> str:
     return ""
 
 
-def decide(request: Request, policies: PolicySet, keys: Keys, now: float) -> Verdict:
-    """The verdict over one request. `now`: seconds since the epoch. Never raises for any
-    request.
+def decide(
+    request: Request,
+    policies: PolicySet,
+    keys: Keys,
+    now: float,
+    answers: Answers = NO_ANSWERS,
+) -> Verdict:
+    """The verdict over one request. `now`: seconds since the epoch. `answers` to what an earlier
+    verdict over it lacked. Never raises for any request.
     """
     if (request.header_count or len(request.headers)) > policies.headers_at_most:
         told = f"there are more than {policies.headers_at_most} header lines, the proxy's included"
@@ -165,7 +173,8 @@ def decide(request: Request, policies: PolicySet, keys: Keys, now: float) -> Ver
         return replace(
             _denied(403, Reason.INVALID_PATH, f"the path {path.why}"), policy=policy.name
         )
-    identity = identify(request, query, policy=policy, policies=policies, keys=keys, now=now)
+    known = Known(policies, keys, now, answers)
+    identity = identify(request, query, policy=policy, known=known)
     facts = Facts(request, path, query, identity=identity, policies=policies, now=now)
     return judge(facts, policy, policies)
 
@@ -205,7 +214,7 @@ def _denied(status: int, reason: Reason, detail: str) -> Verdict:
 
 def _unidentified(identity: Unidentified, policy: Policy, failed: tuple[str, ...]) -> Verdict:
     """401, with a challenge for each way to identify (RFC 9110 section 11.6.1, RFC 6750 section
-    3).
+    3); 503 where the caller can't be identified now.
     """
     error = ""
     if identity.reason not in (Reason.MISSING_CREDENTIAL, Reason.UNSUPPORTED_SCHEME):
@@ -217,11 +226,12 @@ def _unidentified(identity: Unidentified, policy: Policy, failed: tuple[str, ...
     return Verdict(
         is_allowed=False,
         reason=identity.reason,
-        status=401,
+        status=identity.status,
         detail=identity.detail,
         policy=policy.name,
-        challenges=challenges,
-        issuer_to_refresh=identity.issuer_to_refresh,
+        challenges=challenges if identity.status == 401 else (),
+        lookup=identity.lookup,
+        is_fault=identity.is_fault,
         failed_conditions=failed,
     )
 

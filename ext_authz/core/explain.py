@@ -9,6 +9,7 @@ from ext_authz.core.engine import Facts, decide, examine
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
+from ext_authz.core.known import Known
 from ext_authz.core.model import Identified, Request, Unidentified, Verdict
 from ext_authz.core.paths import InvalidPath, normalized, split_target
 from ext_authz.core.policies import Policy, PolicySet
@@ -27,9 +28,8 @@ def explain(request: Request, policies: PolicySet, keys: Keys, now: float) -> di
             steps.append({"step": "path", "refused": path.why})
         else:
             steps.append({"step": "path", "normalised": path})
-            identity = identify(
-                request, query, policy=policy, policies=policies, keys=keys, now=now
-            )
+            known = Known(policies, keys, now)
+            identity = identify(request, query, policy=policy, known=known)
             facts = Facts(request, path, query, identity=identity, policies=policies, now=now)
             steps.append(_caller(facts, policy))
             steps.extend(_rules(facts, policy))

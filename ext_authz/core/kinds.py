@@ -215,10 +215,18 @@ class ApiKeyMethod(Part):
 
 
 class IdentifyMethod(Part):
-    """One way to say who is calling."""
+    """One way to say who is calling; they are tried in their order."""
 
     jwt: JwtMethod | None = None
     apiKey: ApiKeyMethod | None = None  # noqa: N815
+    onInvalid: Literal["deny", "skip"] = Field(  # noqa: N815
+        "deny", description="skip: try the next way that reads the same credential."
+    )
+    onUnavailable: Literal["deny", "fault", "skip"] = Field(  # noqa: N815
+        "deny",
+        description="When what is asked (an issuer, the key store) does not answer: deny is a 503 "
+        "in-band, fault an error, which Envoy's failure mode may allow, skip tries the next way.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> IdentifyMethod:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
 
+from ext_authz.core.lookups import Lookup
+
 
 class Reason(StrEnum):
     """Every reason that a verdict can have; machine-readable, stable, the same in body, metadata
@@ -33,6 +35,10 @@ class Reason(StrEnum):
     NOT_YET_VALID = "not_yet_valid"
     INVALID_SUBJECT = "invalid_subject"
     INVALID_API_KEY = "invalid_api_key"
+    REVOKED = "revoked"
+    # who is calling can't be found out now: 503
+    ISSUER_UNAVAILABLE = "issuer_unavailable"
+    KEY_STORE_UNAVAILABLE = "key_store_unavailable"
     # may they: 403
     NO_POLICY_FOR_HOST = "no_policy_for_host"
     NO_RULE_ALLOWS = "no_rule_allows"
@@ -109,13 +115,15 @@ class Identified:
 class Unidentified:
     """The caller is not known, and why.
 
-    `issuer_to_refresh` names the issuer whose keys may have been rotated since they were fetched:
-    the caller of `decide` may fetch them and decide again.
+    `lookup` is what may yet tell: who called `decide` asks for it and decides again. `is_fault`:
+    not the caller's doing, but that of something that does not answer us.
     """
 
     reason: Reason
     detail: str = ""
-    issuer_to_refresh: str = ""
+    lookup: Lookup | None = None
+    status: int = 401
+    is_fault: bool = False
 
 
 Identity = Identified | Unidentified
@@ -142,8 +150,10 @@ class Verdict:
     """Allowed or denied, why, and everything that the proxy must do about it.
 
     `status` is the HTTP status of a denial. `policy` and `rule` are empty where none decided.
-    `failed_conditions` names the rules whose condition failed while it ran. Raises `ValueError` for
-    a denial that a caller would take for success.
+    `failed_conditions` names the rules whose condition failed while it ran. `lookup` is what the
+    verdict lacks: ask for it and decide again. `is_fault` marks a denial for a fault of ours, which
+    may be answered as an error. Raises `ValueError` for a denial that a caller would take for
+    success.
     """
 
     is_allowed: bool
@@ -157,7 +167,8 @@ class Verdict:
     headers: tuple[HeaderMutation, ...] = ()
     headers_to_remove: tuple[str, ...] = ()
     query_parameters_to_remove: tuple[str, ...] = ()
-    issuer_to_refresh: str = ""
+    lookup: Lookup | None = None
+    is_fault: bool = False
     failed_conditions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
 
 from ext_authz.core.conditions import Condition
 from ext_authz.core.hosts import HostIndex
@@ -42,14 +44,32 @@ class Source:
     scheme: str = ""
 
 
+class MethodKind(Enum):
+    """How a method finds out who is calling; the value is its name in a policy."""
+
+    JWT = "jwt"
+    API_KEY = "apiKey"
+
+
+class OnUnavailable(Enum):
+    """What happens when what a method asks does not answer."""
+
+    FAULT = "fault"
+    DENY = "deny"
+    SKIP = "skip"
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to identify: by JWT of one of `issuers` (names), or by API key where `issuers` is
-    None.
+    """One way to identify. `issuers` (names) are those trusted by a JWT method. `skips_invalid`:
+    where its credential is not valid the next method that reads it is tried.
     """
 
+    kind: MethodKind
     sources: tuple[Source, ...]
-    issuers: frozenset[str] | None
+    issuers: frozenset[str] = frozenset()
+    skips_invalid: bool = False
+    on_unavailable: OnUnavailable = OnUnavailable.DENY
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +88,7 @@ class CompiledRule:
     condition: Condition | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policy:
     name: str
     methods: tuple[Method, ...]
@@ -79,9 +99,11 @@ class Policy:
     """WWW-Authenticate values without their error parameters."""
     forwards_credential: bool = False
 
-    @property
+    @cached_property
     def sources(self) -> tuple[Source, ...]:
-        return tuple(source for method in self.methods for source in method.sources)
+        """Every place that credentials are read from, each once."""
+        found = (source for method in self.methods for source in method.sources)
+        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ext_authz.core.compile import (
     API_KEYS,
     DEVELOPMENT_JWKS,
     PEPPER,
+    REVOCATIONS,
     Configured,
     Options,
     compile_policies,
@@ -77,7 +78,12 @@ def load(folder: Path, state: StateFolder) -> Configured:
     """
     _require(folder)
     state.prepare()
-    extra = {API_KEYS: state.api_keys, PEPPER: state.pepper, DEVELOPMENT_JWKS: state.jwks}
+    extra = {
+        API_KEYS: state.api_keys,
+        PEPPER: state.pepper,
+        DEVELOPMENT_JWKS: state.jwks,
+        REVOCATIONS: state.revocations,
+    }
     bundle = FolderSource(folder, extra=extra, references=referenced_files).read()
     if bundle.unreadable:
         raise Misconfigured(bundle.unreadable)

@@ -7,10 +7,12 @@ import os
 import time
 from typing import Any
 
+from ext_authz.core.api_keys import parse_pepper
 from ext_authz.core.compile import Configured
 from ext_authz.core.keys import Keys
 from meshwarden.cli.demo_requests import REQUESTS, DemoRequest, Expectation, credential_header
-from meshwarden.cli.keys import KeyStore
+from meshwarden.cli.key_file import FileRecords, read
+from meshwarden.cli.keys import create_key
 from meshwarden.cli.state_folder import (
     API_KEY_HEADER,
     DEFAULT_STATE,
@@ -45,7 +47,9 @@ class Demo:
 
     def prepare(self) -> None:
         """Make the credentials; the services must know them before they are asked."""
-        key, _ = KeyStore(self._folder).create("service", key_id="demo-service")
+        pepper = parse_pepper(str(self._folder.pepper), read(self._folder.pepper))
+        records = FileRecords(self._folder)
+        key, _ = create_key(records, pepper, "service", key_id="demo-service")
         self._credentials = {
             "reader": self._token("rita", "reader", TOKEN_SECONDS),
             "admin": self._token("adam", "admin", TOKEN_SECONDS),

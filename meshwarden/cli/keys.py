@@ -1,6 +1,7 @@
-"""`meshwarden keys create|list|revoke`: API keys in a file of keyed digests.
+"""`meshwarden keys create|list|revoke`: API keys, of which keyed digests are stored.
 
-A running ext_authz sees each change within a second. The key itself is shown once, at creation.
+In the state folder's file, or in the Redis of a larger installation. A running ext_authz sees each
+change within a second. The key itself is shown once, at creation.
 """
 
 from __future__ import annotations
@@ -8,83 +9,99 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import pydantic
 import typer
 
-from ext_authz.core.api_keys import KeyFile, KeyRecord, digest, make_key, parse_records
+from ext_authz.core.api_keys import KeyRecord, digest, make_key, parse_pepper
+from ext_authz.core.revocations import Revocation
 from meshwarden.cli.arguments import seconds
+from meshwarden.cli.key_file import FileRecords, read
 from meshwarden.cli.output import AsJson, print_json, print_line
-from meshwarden.cli.state_folder import (
-    DEFAULT_STATE,
-    State,
-    StateFolder,
-    prepared,
-    write_private,
-)
-from meshwarden.core.documents import parse_json
-from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
+from meshwarden.cli.state_folder import DEFAULT_STATE, State, prepared
+from meshwarden.core.faults import InvalidInput, Problem
 
-app = typer.Typer(help="API keys of the file store.", no_args_is_help=True)
+app = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
 
 
-class KeyStore:
-    """The records in a file; every change rewrites it whole, under a lock."""
+class Records(Protocol):
+    """Where key records and revocations are kept."""
 
-    def __init__(self, folder: StateFolder) -> None:
-        self._folder = folder
-        folder.prepare()
+    def records(self) -> Iterable[KeyRecord]: ...
 
-    def records(self) -> tuple[KeyRecord, ...]:
-        path = self._folder.api_keys
-        return parse_records(str(path), parse_json(str(path), _read(path))).keys
+    def add(self, records: Sequence[KeyRecord]) -> None: ...
 
-    def change(self, change: Callable[[tuple[KeyRecord, ...]], tuple[KeyRecord, ...]]) -> None:
-        """Replace the records by what `change` makes of them."""
-        with self._folder.locked():
-            keys = change(self.records())
-            text = KeyFile(keys=keys).model_dump_json(indent=2)
-            write_private(self._folder.api_keys, text + "\n")
+    def revoke(self, key_id: str, now: float) -> KeyRecord: ...
 
-    def create(
-        self,
-        name: str,
-        *,
-        roles: tuple[str, ...] = (),
-        scopes: tuple[str, ...] = (),
-        expires_in_seconds: float | None = None,
-        key_id: str = "",
-    ) -> tuple[str, KeyRecord]:
-        """A new key and its record. Raises `InvalidInput` for a name that is none."""
-        key, now = make_key(secrets.token_bytes(32)), time.time()
-        values = {
+    def revocations(self) -> list[Revocation]: ...
+
+    def add_revocation(self, record: Revocation, now: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+RedisOption = Annotated[
+    str,
+    typer.Option(
+        envvar="MESHWARDEN_KEYS_REDIS",
+        help="The Redis that ext_authz reads (keys.redis-url), in place of the state folder; a "
+        "URL with a password belongs into the variable.",
+    ),
+]
+PepperOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--pepper-file",
+        help="The secret of the digests, as ext_authz has it; unset: the state folder's.",
+    ),
+]
+
+
+@contextmanager
+def opened(state: Path, redis: str) -> Iterator[Records]:
+    """The records in Redis where it is named, else in the state folder."""
+    if redis:
+        from ext_authz.app import key_records
+
+        records: Records = key_records(redis)
+    else:
+        records = FileRecords(prepared(state))
+    try:
+        yield records
+    finally:
+        records.close()
+
+
+def create_key(
+    records: Records,
+    pepper: bytes,
+    name: str,
+    *,
+    roles: tuple[str, ...] = (),
+    scopes: tuple[str, ...] = (),
+    expires_in_seconds: float | None = None,
+    key_id: str = "",
+) -> tuple[str, KeyRecord]:
+    """A new key and its record, which is stored. Raises `InvalidInput` for a name that is none."""
+    key, now = make_key(secrets.token_bytes(32)), time.time()
+    record = _record(
+        {
             "id": key_id or secrets.token_hex(6),
             "name": name,
-            "digest": digest(key, _read(self._folder.pepper).strip()),
+            "digest": digest(key, pepper),
             "roles": roles,
             "scopes": scopes,
             "created_at": now,
             "expires_at": None if expires_in_seconds is None else now + expires_in_seconds,
         }
-        record = _record(values)
-        self.change(lambda keys: (*(old for old in keys if old.id != record.id), record))
-        return key, record
-
-    def revoke(self, key_id: str) -> KeyRecord:
-        """Mark a key as revoked. Raises `InvalidInput` when there is none of that id."""
-        now = time.time()
-        found = next((record for record in self.records() if record.id == key_id), None)
-        if found is None:
-            raise InvalidInput(
-                f"there is no key with the id '{key_id}'; see `meshwarden keys list`"
-            )
-        revoked = found.model_copy(update={"revoked_at": found.revoked_at or now})
-        self.change(lambda keys: tuple(revoked if k.id == key_id else k for k in keys))
-        return revoked
+    )
+    records.add([record])
+    return key, record
 
 
 _WORDS = "is text without spaces, commas and what can't be printed, at most 256 characters"
@@ -109,13 +126,6 @@ def _record(values: dict[str, Any]) -> KeyRecord:
         ) from None
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be read: {error.strerror}") from None
-
-
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="Whose key: the principal is key:NAME.")],
@@ -125,6 +135,8 @@ def create(
         float | None,
         typer.Option("--expires-in", parser=seconds, metavar="SECONDS", help="Unset: never."),
     ] = None,
+    redis: RedisOption = "",
+    pepper_file: PepperOption = None,
     state: State = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
@@ -132,9 +144,17 @@ def create(
 
     [bold]Example:[/bold] meshwarden keys create billing --role order-writer --expires-in 86400
     """
-    key, record = KeyStore(prepared(state)).create(
-        name, roles=tuple(role or ()), scopes=tuple(scope or ()), expires_in_seconds=expires_in
-    )
+    path = pepper_file or prepared(state).pepper
+    pepper = parse_pepper(str(path), read(path))
+    with opened(state, redis) as records:
+        key, record = create_key(
+            records,
+            pepper,
+            name,
+            roles=tuple(role or ()),
+            scopes=tuple(scope or ()),
+            expires_in_seconds=expires_in,
+        )
     if as_json:
         print_json({"id": record.id, "principal": f"key:{record.name}", "key": key})
     else:
@@ -143,12 +163,15 @@ def create(
 
 
 @app.command("list")
-def list_keys(state: State = DEFAULT_STATE, as_json: AsJson = False) -> None:
+def list_keys(
+    redis: RedisOption = "", state: State = DEFAULT_STATE, as_json: AsJson = False
+) -> None:
     """Show all keys, without their digests.
 
     [bold]Example:[/bold] meshwarden keys list --json
     """
-    records = KeyStore(prepared(state)).records()
+    with opened(state, redis) as store:
+        records = sorted(store.records(), key=lambda record: (record.created_at, record.id))
     if as_json:
         print_json([json.loads(record.model_dump_json(exclude={"digest"})) for record in records])
         return
@@ -178,6 +201,7 @@ def list_keys(state: State = DEFAULT_STATE, as_json: AsJson = False) -> None:
 @app.command("revoke")
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
+    redis: RedisOption = "",
     state: State = DEFAULT_STATE,
     as_json: AsJson = False,
 ) -> None:
@@ -185,7 +209,8 @@ def revoke(
 
     [bold]Example:[/bold] meshwarden keys revoke 3f9c2a11d0b7
     """
-    record = KeyStore(prepared(state)).revoke(key_id)
+    with opened(state, redis) as records:
+        record = records.revoke(key_id, time.time())
     if as_json:
         print_json({"id": record.id, "principal": f"key:{record.name}", "revoked": True})
     else:

@@ -2,6 +2,7 @@
 
 issuer.pem (0600)   signs development tokens          jwks.json          its public part
 api_keys.json       records of API keys, digests      pepper (0600)      the secret of the digests
+revocations.json    revoked tokens
 demo.json (0600)    what `up` started                 demo.env (0600)    its credentials for a shell
 addresses.json      where the running `up` listens
 up.lock             held by a running `up`, whose process id is in it
@@ -52,14 +53,15 @@ class StateFolder:
         self.jwks = path / "jwks.json"
         self.api_keys = path / "api_keys.json"
         self.pepper = path / "pepper"
+        self.revocations = path / "revocations.json"
         self.demo = path / "demo.json"
         self.demo_environment = path / "demo.env"
         self.addresses = path / "addresses.json"
         self._issuer_key = path / "issuer.pem"
 
     def prepare(self) -> bool:
-        """Make the folder, the issuer's key and its JWKS, the pepper and an empty list of API
-        keys; whether the issuer's key is a new one.
+        """Make the folder, the issuer's key and its JWKS, the pepper and empty lists of API
+        keys and revocations; whether the issuer's key is a new one.
         """
         with self.locked():
             is_new = not self._issuer_key.exists()
@@ -68,6 +70,8 @@ class StateFolder:
                 write_private(self.pepper, secrets.token_hex(32) + "\n")
             if not self.api_keys.exists():
                 write_private(self.api_keys, '{"version": 1, "keys": []}\n')
+            if not self.revocations.exists():
+                write_private(self.revocations, '{"version": 1, "revocations": []}\n')
         return is_new
 
     @contextmanager

@@ -184,6 +184,7 @@ class System:
                     "--http.port", str(ports.ext_authz_http),
                     "--keys.file", str(folder.api_keys),
                     "--keys.pepper-file", str(folder.pepper),
+                    "--keys.revocations-file", str(folder.revocations),
                     "--keys.development-jwks", str(folder.jwks),
                 ],
             ),

@@ -16,34 +16,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import redis.asyncio
 from redis import exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
 
-from meshwarden.core.faults import Misconfigured, Unavailable
+from meshwarden.adapters.redis_client import LIBRARY_ERRORS, client, translated
+from meshwarden.core.faults import Unavailable
 from ratelimit_service.adapters.redis_script import SCRIPT, SCRIPT_DIGEST
 from ratelimit_service.core.model import Increment
 
 COUNTERS_PER_CALL = 1000
 WAITING_AT_MOST = 10_000
 
-_LIBRARY_ERRORS = (
-    exceptions.RedisError,
-    exceptions.RedisClusterException,
-    exceptions.ChildDeadlockedError,
-    exceptions.IncorrectPolicyType,
-    OSError,
-)
-_LASTING_ERRORS = (
-    exceptions.AuthenticationError,
-    exceptions.AuthenticationWrongNumberOfArgsError,
-    exceptions.AuthorizationError,
-    exceptions.NoPermissionError,
-    exceptions.DataError,
-    exceptions.IncorrectPolicyType,
-)
 _CLOSED = Unavailable("redis: the store is closed")
 
 
@@ -62,8 +44,7 @@ class RedisStore:
         self,
         url: str,
         *,
-        username: str = "",
-        password: str = "",
+        auth: str = "",
         time_limit_seconds: float,
         jitter: Callable[[], int],
     ) -> None:
@@ -71,7 +52,7 @@ class RedisStore:
         self._jitter = jitter
         self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
-        self._redis = _client(url, username=username, password=password)
+        self._redis = client(url, auth=auth)
 
     @property
     def waiting_count(self) -> int:
@@ -101,7 +82,7 @@ class RedisStore:
         try:
             async with asyncio.timeout(self._time_limit_seconds):
                 await self._redis.execute_command("PING")
-        except _LIBRARY_ERRORS as error:
+        except LIBRARY_ERRORS as error:
             raise self._fault(error) from error
 
     async def close(self) -> None:
@@ -120,7 +101,7 @@ class RedisStore:
                 try:
                     async with asyncio.timeout(self._time_limit_seconds):
                         counts = await self._count(batch)
-                except _LIBRARY_ERRORS as error:
+                except LIBRARY_ERRORS as error:
                     _fail(batch, self._fault(error))
                 except asyncio.CancelledError:
                     _fail(batch, _CLOSED)
@@ -155,33 +136,7 @@ class RedisStore:
         return list(counts)
 
     def _fault(self, error: BaseException) -> Unavailable:
-        if isinstance(error, TimeoutError):
-            return Unavailable(f"redis: no answer within {self._time_limit_seconds:g} s")
-        return translated(error)
-
-
-def _client(url: str, **credentials: str) -> Any:
-    """The library's client, without its own retries and time limits. Raises `Misconfigured`."""
-    named: dict[str, Any] = {name: value for name, value in credentials.items() if value}
-    try:
-        return redis.asyncio.Redis.from_url(
-            url,
-            **named,
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            driver_info=None,
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-    except ValueError as error:
-        raise Misconfigured(f"redis.url can't be used: {error}") from None
-
-
-def translated(error: BaseException) -> Unavailable:
-    """The library's exception as a fault, in its own words."""
-    text = str(error) or type(error).__name__
-    return Unavailable(f"redis: {text}", retryable=not isinstance(error, _LASTING_ERRORS))
+        return translated(error, time_limit_seconds=self._time_limit_seconds)
 
 
 def _fail(batch: Iterable[_Waiting], fault: Unavailable) -> None:

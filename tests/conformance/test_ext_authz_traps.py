@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ext_authz.adapters import envoy_check
 from ext_authz.adapters.envoy_check import Check, decode, encode
+from ext_authz.core.lookups import IssuerKeysLookup
 from ext_authz.core.model import (
     ANONYMOUS,
     Append,
@@ -25,7 +26,7 @@ from ext_authz.core.model import (
     Verdict,
 )
 from meshwarden.adapters.telemetry import Metrics
-from meshwarden.core.faults import InvalidInput
+from meshwarden.core.faults import InvalidInput, Unavailable
 from tests.support.check_requests import (
     Authorizer,
     access_policy,
@@ -47,12 +48,12 @@ ASKED = Authorizer(
 )
 
 
-async def no_refresh(_issuer: str) -> bool:
-    return False
+async def nothing_new(_lookup: object) -> None:
+    return None
 
 
-def check_of(asked: Authorizer = ASKED, refresh=no_refresh) -> Check:
-    made = Check(asked.keys, refresh, metrics=Metrics(), clock=lambda: asked.now)
+def check_of(asked: Authorizer = ASKED, ask=nothing_new) -> Check:
+    made = Check(asked.keys, ask, metrics=Metrics(), clock=lambda: asked.now)
     made.policies = asked.policies
     return made
 
@@ -304,7 +305,7 @@ def test_the_callers_trace_is_found_in_the_request():
 def test_failed_conditions_are_counted_by_policy_and_rule():
     rule = {"name": "failing", "callers": "anyone", "when": 'request.headers["x"] == "y"'}
     asked, metrics = Authorizer(access_policy(rule, identify=[])), Metrics()
-    check = Check(asked.keys, no_refresh, metrics=metrics, clock=lambda: NOW)
+    check = Check(asked.keys, nothing_new, metrics=metrics, clock=lambda: NOW)
     check.policies = asked.policies
     answered(check_request(), check)
     text = metrics.exposition().decode()
@@ -323,36 +324,58 @@ def fetched_keys() -> tuple[Authorizer, Authorizer]:
     return Authorizer(token_issuer(**FETCHED), access_policy({"name": "any"})), ASKED
 
 
-async def test_an_unknown_key_is_decided_again_after_a_refresh_that_changed_keys():
+async def test_an_unknown_key_is_decided_again_after_a_fetch_that_brought_keys():
     asked, ready = fetched_keys()
-    refreshed = []
+    lookups = []
 
-    async def refresh(issuer: str) -> bool:
-        refreshed.append(issuer)
+    async def ask(lookup: object) -> None:
+        lookups.append(lookup)
         asked.keys.issuer_keys = ready.keys.issuer_keys
-        return True
 
-    answer = check_of(asked, refresh).handle(REQUEST, ())
+    answer = check_of(asked, ask).handle(REQUEST, ())
     assert inspect.isawaitable(answer)
     assert response_of(await answer).WhichOneof("http_response") == "ok_response"
-    assert refreshed == ["main"]
+    assert lookups == [IssuerKeysLookup("main")]
 
 
-async def test_an_unknown_key_is_denied_where_a_refresh_brings_nothing():
+async def test_an_unknown_key_is_denied_where_a_fetch_brings_nothing():
     asked, _ = fetched_keys()
     answer = check_of(asked).handle(REQUEST, ())
     assert problem_of(await answer)["reason"] == "unknown_key"
 
 
-async def test_a_slow_refresh_is_not_waited_for_beyond_envoys_patience():
+async def test_a_slow_issuer_is_not_waited_for_beyond_envoys_patience():
     """Else Envoy's 200 ms end first: an error, which its failure mode may allow."""
     asked, _ = fetched_keys()
     began = asyncio.get_running_loop().time()
 
-    async def refresh(_issuer: str) -> bool:
+    async def ask(_lookup: object) -> None:
         await asyncio.Event().wait()
-        return True
 
-    answer = check_of(asked, refresh).handle(REQUEST, ())
-    assert problem_of(await answer)["reason"] == "unknown_key"
+    problem = problem_of(await check_of(asked, ask).handle(REQUEST, ()))
+    assert (problem["reason"], problem["status"]) == ("issuer_unavailable", 503)
     assert asyncio.get_running_loop().time() - began < 2
+
+
+async def unavailable(_lookup: object) -> None:
+    raise Unavailable("nobody answers")
+
+
+async def test_a_fault_of_ours_is_a_grpc_error_where_the_policy_says_so():
+    asked = Authorizer(token_issuer(**FETCHED), access_policy({"name": "any"}, identify=FAULT))
+    with pytest.raises(Unavailable, match="issuer_unavailable: the token's issuer does not give"):
+        await check_of(asked, unavailable).handle(REQUEST, ())
+
+
+async def test_a_fault_of_ours_is_an_error_response_by_a_setting_and_never_with_ok():
+    asked = Authorizer(token_issuer(**FETCHED), access_policy({"name": "any"}, identify=FAULT))
+    check = Check(asked.keys, unavailable, metrics=Metrics(), answers_faults=True)
+    check.policies = asked.policies
+    response = response_of(await check.handle(REQUEST, ()))
+    assert response.WhichOneof("http_response") == "error_response"
+    assert response.status.code != 0
+    assert response.error_response.status.code == 503
+    assert json.loads(response.error_response.body)["reason"] == "issuer_unavailable"
+
+
+FAULT = [{"jwt": {"issuers": ["main"]}, "onUnavailable": "fault"}]

@@ -102,7 +102,7 @@ def test_the_last_good_keys_serve_while_the_issuer_misbehaves(tmp_path, issuer):
 def test_overload_is_an_in_band_denial(tmp_path, issuer):
     """One call waits for keys; all others are told so in-band, however many come at once."""
     source = issuer_at(issuer, refreshSeconds=300, timeoutSeconds=8)
-    options = ("--grpc.calls-at-most", "1", "--key-wait-seconds", "8")
+    options = ("--grpc.calls-at-most", "1", "--lookup-wait-seconds", "8")
     issuer.is_open.clear()
     with serving(tmp_path, source, POLICY, options=options, is_ready=False) as service:
         service.process.wait_until(lambda: issuer.paths, "the first fetch has begun")
@@ -255,7 +255,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def test_a_call_in_flight_is_answered_after_sigterm(tmp_path, issuer):
-    options = ("--key-wait-seconds", "8")
+    options = ("--lookup-wait-seconds", "8")
     issuer.is_open.clear()
     source = issuer_at(issuer, timeoutSeconds=8)
     with serving(tmp_path, source, POLICY, options=options, is_ready=False) as service:

@@ -89,10 +89,10 @@ def record(key: str, **changes: Any) -> dict[str, Any]:
 
 def live(**changes: Any) -> dict[str, Any]:
     """Claims that are right now."""
-    return claims(iat=time.time() - 1, exp=time.time() + 600, **changes)
+    return claims(**{"iat": time.time() - 1, "exp": time.time() + 600, **changes})
 
 
-def command(service: Service, *options: str) -> list[str]:
+def command(service: Service, *options: str, keeps_keys: bool) -> list[str]:
     folder = service.folder
     return [
         *(sys.executable, "-m", "ext_authz"),
@@ -100,7 +100,8 @@ def command(service: Service, *options: str) -> list[str]:
         *("--grpc.port", str(service.grpc_port), "--http.port", str(service.http_port)),
         *("--grpc.streaming-port", str(service.streaming_port)),
         *("--configuration.folder", str(folder / "config")),
-        *("--keys.file", str(folder / "keys.json"), "--keys.pepper-file", str(folder / "pepper")),
+        *("--keys.pepper-file", str(folder / "pepper")),
+        *(("--keys.file", str(folder / "keys.json")) if keeps_keys else ()),
         *options,
     ]
 
@@ -111,10 +112,11 @@ def serving(
     *resources: Any,
     options: tuple[str, ...] = (),
     files: Mapping[str, str] | None = None,
+    keeps_keys: bool = True,
     is_ready: bool = True,
 ) -> Iterator[Service]:
     """The service over `resources` with `files` beside them, waited for unless `is_ready` is
-    false.
+    false; `keeps_keys`: API keys are in a file.
     """
     service = Service(folder, free_ports(3))
     (folder / "config").mkdir()
@@ -123,7 +125,7 @@ def serving(
     (folder / "pepper").write_bytes(PEPPER)
     service.keys()
     service.configure(*resources)
-    with running(command(service, *options)) as process, service.channel:
+    with running(command(service, *options, keeps_keys=keeps_keys)) as process, service.channel:
         service.process = process
         if is_ready:
             service.wait_until_ready()

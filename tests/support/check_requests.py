@@ -13,6 +13,8 @@ from ext_authz.adapters.envoy_check import CheckRequest, CheckResponse
 from ext_authz.core.compile import Configured, Options, compile_policies
 from ext_authz.core.engine import decide
 from ext_authz.core.keys import Keys
+from ext_authz.core.known import NO_ANSWERS
+from ext_authz.core.lookups import Answers
 from ext_authz.core.model import Request, Verdict
 from meshwarden.core.snapshot import Bundle
 from tests.support.tokens import AUDIENCE, ISSUER, NOW
@@ -125,8 +127,8 @@ class Authorizer:
         self.keys.api_keys = made.api_keys
         self.keys.issuer_keys = made.policies.keys_configured()
 
-    def decide(self, request: Request) -> Verdict:
-        return decide(request, self.policies, self.keys, self.now)
+    def decide(self, request: Request, answers: Answers = NO_ANSWERS) -> Verdict:
+        return decide(request, self.policies, self.keys, self.now, answers)
 
     def ask(
         self,
@@ -136,9 +138,11 @@ class Authorizer:
         method: str = "GET",
         host: str = HOST,
         headers: Mapping[str, str] | None = None,
+        answers: Answers = NO_ANSWERS,
     ) -> Verdict:
         """The verdict over one request, with `token` as its bearer token."""
         sent = dict(headers or {})
         if token:
             sent["authorization"] = f"Bearer {token}"
-        return self.decide(Request(method, host, target, sent, source_address="10.1.2.3"))
+        request = Request(method, host, target, sent, source_address="10.1.2.3")
+        return self.decide(request, answers)

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.core.api_keys import ApiKeys, digest, has_form, make_key, parse_key_file
+from ext_authz.core.api_keys import (
+    ApiKeys,
+    digest,
+    has_form,
+    make_key,
+    parse_key_file,
+    parse_pepper,
+)
 from ext_authz.core.compile import API_KEYS, PEPPER
 from ext_authz.core.model import Reason
 from meshwarden.core.faults import InvalidInput
@@ -28,7 +35,9 @@ def key_file(*records: object, **members: object) -> bytes:
 
 
 def parsed(*records: object, **members: object) -> ApiKeys:
-    return parse_key_file("keys.json", key_file(*records, **members), PEPPER_TEXT + b"\n")
+    return parse_key_file(
+        "keys.json", key_file(*records, **members), parse_pepper("p", PEPPER_TEXT + b"\n")
+    )
 
 
 def test_a_key_is_found_by_its_digest_and_never_stored():
@@ -122,7 +131,7 @@ def test_a_wrong_file_is_refused():
     with pytest.raises(InvalidInput, match=r"keys\.json:1: not JSON"):
         parse_key_file("keys.json", b"{", PEPPER_TEXT)
     with pytest.raises(InvalidInput, match="at least 32 bytes"):
-        parse_key_file("keys.json", key_file(), b"short\n")
+        parse_pepper("pepper", b"short\n")
     with pytest.raises(InvalidInput, match="version"):
         parsed(version=2)
 

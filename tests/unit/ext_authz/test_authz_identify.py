@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from ext_authz.core.lookups import IssuerKeysLookup
 from ext_authz.core.model import ANONYMOUS, Principal, Reason, Request
 from ext_authz.core.policies import Issuer
 from ext_authz.core.token_memory import SECONDS_AT_MOST, RememberedToken, TokenMemory
@@ -119,10 +120,10 @@ def test_a_role_that_no_header_can_carry_refuses_the_token(roles: object):
 
 
 def test_an_unknown_key_asks_for_a_refresh_only_where_keys_are_fetched():
-    assert authorizer().ask(token=ED.token()).issuer_to_refresh == ""
+    assert authorizer().ask(token=ED.token()).lookup is None
     asked = authorizer(jwks={"url": "https://issuer.example.com/jwks.json"})
     verdict = asked.ask(token=TOKEN)
-    assert (verdict.reason, verdict.issuer_to_refresh) == (Reason.UNKNOWN_KEY, "main")
+    assert (verdict.reason, verdict.lookup) == (Reason.UNKNOWN_KEY, IssuerKeysLookup("main"))
 
 
 # --- a remembered token dies with its reason

@@ -7,9 +7,9 @@ import inspect
 import pytest
 from redis import exceptions
 
+from meshwarden.adapters.redis_client import LIBRARY_ERRORS, translated
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import Unavailable
-from ratelimit_service.adapters.redis_store import _LIBRARY_ERRORS, translated
 from ratelimit_service.adapters.redis_watch import RedisWatch
 
 EVERY = [
@@ -22,7 +22,7 @@ EVERY = [
 @pytest.mark.parametrize("kind", EVERY)
 def test_every_exception_of_the_library_is_translated(kind: type[Exception]):
     """The list is the library's own, so a new exception in a later version shows here."""
-    assert issubclass(kind, _LIBRARY_ERRORS)
+    assert issubclass(kind, LIBRARY_ERRORS)
     error = kind.__new__(kind)
     error.args = ("told why",)
     fault = translated(error)
