@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from ext_authz.adapters import envoy_check
-from ext_authz.adapters.envoy_check import Check
+from ext_authz.adapters.envoy_check import Ask, Check
+from ext_authz.adapters.http_client import HttpClient
+from ext_authz.adapters.introspector import Introspector
 from ext_authz.adapters.jwks_fetch import KeyFetcher
 from ext_authz.adapters.redis_keys import RedisKeys
 from ext_authz.adapters.redis_layout import Layout
 from ext_authz.adapters.redis_records import RedisRecords
-from ext_authz.core import compile as compiling
+from ext_authz.core import compile_keys
 from ext_authz.core.compile import Configured, Options, compile_policies, referenced_files
 from ext_authz.core.key_memory import LONG_AGO, RememberedApiKeys
 from ext_authz.core.keys import Keys
-from ext_authz.core.lookups import ApiKeyLookup, IssuerKeysLookup, Lookup
+from ext_authz.core.lookups import ApiKeyLookup, IntrospectionLookup, IssuerKeysLookup, Lookup
 from ext_authz.core.token_memory import TokenMemory
 from ext_authz.settings import Settings
 from meshwarden.adapters.configuration import Configuration
@@ -43,10 +46,10 @@ def source(settings: Settings) -> FolderSource:
     if problems:
         raise Misconfigured(Problem("", 0, problem) for problem in problems)
     named: dict[str, Path | None] = {
-        compiling.API_KEYS: keys.file,
-        compiling.PEPPER: keys.pepper_file,
-        compiling.DEVELOPMENT_JWKS: keys.development_jwks,
-        compiling.REVOCATIONS: keys.revocations_file,
+        compile_keys.API_KEYS: keys.file,
+        compile_keys.PEPPER: keys.pepper_file,
+        compile_keys.DEVELOPMENT_JWKS: keys.development_jwks,
+        compile_keys.REVOCATIONS: keys.revocations_file,
     }
     extra = {name: path for name, path in named.items() if path is not None}
     return FolderSource(settings.configuration.folder, extra=extra, references=referenced_files)
@@ -59,26 +62,23 @@ def key_records(url: str) -> RedisRecords:
 
 def build(service: Service, settings: Settings) -> None:
     """Add the parts of ext_authz to `service`."""
-    keys = Keys(remembered=TokenMemory(settings.remembered_tokens_at_most))
-    fetcher = KeyFetcher(keys, metrics=service.metrics)
+    tokens_at_most = settings.remembered_tokens_at_most
+    keys = Keys(
+        remembered=TokenMemory(tokens_at_most),
+        active=TokenMemory(tokens_at_most),
+        inactive=TokenMemory(tokens_at_most),
+    )
+    http = HttpClient()
+    fetcher = KeyFetcher(keys, http, metrics=service.metrics)
+    introspector = Introspector(http, metrics=service.metrics)
     store = None if settings.keys.redis_url is None else _key_store(service, settings, keys)
-
-    async def ask(lookup: Lookup) -> object:
-        if isinstance(lookup, IssuerKeysLookup):
-            await fetcher.ask(lookup.issuer)
-            return None
-        if isinstance(lookup, ApiKeyLookup) and store is not None:
-            return await store.ask(lookup.digest)
-        raise AssertionError(f"nobody to ask: {type(lookup).__name__}")
-
     check = Check(
         keys,
-        ask,
+        _asking(fetcher, introspector, store),
         metrics=service.metrics,
         lookup_wait_seconds=settings.lookup_wait_seconds,
         answers_faults=settings.fault_answer == "error_response",
     )
-    options = Options(headers_at_most=settings.headers_at_most)
 
     def apply(configured: Configured) -> None:
         if store is None:
@@ -86,16 +86,10 @@ def build(service: Service, settings: Settings) -> None:
         else:
             store.memory.use_pepper(configured.pepper)
         fetcher.follow(configured.policies)
+        introspector.follow(configured.policies)
         check.policies = configured.policies
 
-    configuration = Configuration(
-        SnapshotHolder(partial(compile_policies, options=options)),
-        source(settings),
-        apply=apply,
-        counts=Configured.counts,
-        metrics=service.metrics,
-        resync_seconds=settings.configuration.resync_seconds,
-    )
+    configuration = _configuration(service, settings, apply)
     configuration.load()
     service.metrics.gauge(
         "ext_authz_remembered_tokens", "Verified tokens in memory.", lambda: len(keys.remembered)
@@ -113,8 +107,39 @@ def build(service: Service, settings: Settings) -> None:
     service.readiness.checks["jwks"] = fetcher.unready_reason
     service.readiness.details["configuration"] = configuration.status
     service.readiness.details["jwks"] = fetcher.status
+    service.readiness.details["introspection"] = introspector.status
     service.tasks += [configuration.follow, fetcher.run]
-    service.closers.append(fetcher.close)
+    service.closers += [introspector.close, http.close]
+
+
+def _asking(fetcher: KeyFetcher, introspector: Introspector, store: RedisKeys | None) -> Ask:
+    """Who is asked for what a verdict lacks."""
+
+    async def ask(lookup: Lookup) -> object:
+        if isinstance(lookup, IssuerKeysLookup):
+            await fetcher.ask(lookup.issuer)
+            return None
+        if isinstance(lookup, ApiKeyLookup) and store is not None:
+            return await store.ask(lookup.digest)
+        if isinstance(lookup, IntrospectionLookup):
+            return await introspector.ask(lookup.issuer, lookup.token)
+        raise AssertionError(f"nobody to ask: {type(lookup).__name__}")
+
+    return ask
+
+
+def _configuration(
+    service: Service, settings: Settings, apply: Callable[[Configured], None]
+) -> Configuration[Configured]:
+    options = Options(headers_at_most=settings.headers_at_most)
+    return Configuration(
+        SnapshotHolder(partial(compile_policies, options=options)),
+        source(settings),
+        apply=apply,
+        counts=Configured.counts,
+        metrics=service.metrics,
+        resync_seconds=settings.configuration.resync_seconds,
+    )
 
 
 def _key_store(service: Service, settings: Settings, keys: Keys) -> RedisKeys:

@@ -1,4 +1,4 @@
-"""Fetches issuers' key sets from their URLs, in the background; the last good set stays.
+"""Fetches issuers' key sets in the background, from URLs given or discovered; the last good stay.
 
 Each issuer is fetched at start, then every `refreshSeconds`; a failure is tried again sooner, with
 growing pauses. A token with an unknown kid makes one fetch at most every `PAUSE_SECONDS` an issuer,
@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import httpx2
-
+from ext_authz.adapters.http_client import HttpClient
+from ext_authz.core.issuer_kind import KeySource
 from ext_authz.core.jwks import KeySet, parse_jwks
 from ext_authz.core.keys import Keys
 from ext_authz.core.policies import Issuer, PolicySet
@@ -23,7 +23,6 @@ from meshwarden.core.faults import InvalidInput, Unavailable
 
 PAUSE_SECONDS = 5.0
 RETRY_SECONDS = 1.0
-BYTES_AT_MOST = 256 << 10
 
 
 @dataclass
@@ -31,27 +30,41 @@ class _Followed:
     """One issuer with a URL: its last good keys and how its fetches went."""
 
     issuer: Issuer
+    source: KeySource
     keys: KeySet | None = None
     fetched_at: float = float("-inf")
     failures: int = 0
     last_error: str = ""
     fetch: asyncio.Task[bool] | None = None
 
+    @property
+    def place(self) -> tuple[str | None, str | None, str]:
+        return _place(self.issuer, self.source)
+
+
+def _place(issuer: Issuer, source: KeySource) -> tuple[str | None, str | None, str]:
+    """Where keys are fetched from: the same place gives the same keys."""
+    return source.url, source.discovery, issuer.spec.issuer
+
 
 class KeyFetcher:
     """Keeps `keys.issuer_keys` true for the issuers of the current policies."""
 
     def __init__(
-        self, keys: Keys, *, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        keys: Keys,
+        http: HttpClient,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
+        self._http = http
         self._clock = clock
         self._followed: dict[str, _Followed] = {}
         self._configured: dict[str, KeySet] = {}
         self._were_all_asked = False
         self._woken = asyncio.Event()
-        # Each fetch has its own limit for the whole of it; the client's would cut long ones short.
-        self._client = httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=None)
         self._fetches = metrics.tally("jwks_fetches", "Fetches of key sets.", ["issuer", "outcome"])
 
     def follow(self, policies: PolicySet) -> None:
@@ -61,14 +74,16 @@ class KeyFetcher:
         before, self._followed = self._followed, {}
         self._configured = policies.keys_configured()
         for issuer in policies.issuers.values():
-            if issuer.key_source.url is None:
+            source = issuer.spec.jwks
+            if source is None or not source.is_fetched:
                 continue
             known = before.get(issuer.name)
-            if known is not None and known.issuer.key_source.url == issuer.key_source.url:
+            if known is not None and known.place == _place(issuer, source):
                 known.issuer = issuer
+                known.source = source
                 self._followed[issuer.name] = known
             else:
-                self._followed[issuer.name] = _Followed(issuer)
+                self._followed[issuer.name] = _Followed(issuer, source)
         self._publish()
         self._woken.set()
 
@@ -130,11 +145,8 @@ class KeyFetcher:
             except TimeoutError:
                 continue
 
-    async def close(self) -> None:
-        await self._client.aclose()
-
     def _due(self, followed: _Followed) -> float:
-        interval = followed.issuer.key_source.refreshSeconds
+        interval = followed.source.refreshSeconds
         if followed.failures:
             interval = min(interval, RETRY_SECONDS * 2 ** min(followed.failures - 1, 6))
         return followed.fetched_at + interval
@@ -146,8 +158,8 @@ class KeyFetcher:
     async def _fetch(self, followed: _Followed) -> bool:
         name = followed.issuer.name
         try:
-            async with asyncio.timeout(followed.issuer.key_source.timeoutSeconds):
-                content = await self._get(followed.issuer.key_source.url or "")
+            async with asyncio.timeout(followed.source.timeoutSeconds):
+                content = await self._content(followed)
             fetched = parse_jwks(f"JWKS of {name}", content)
         except (Unavailable, InvalidInput, ValueError, TimeoutError) as error:
             followed.failures += 1
@@ -167,20 +179,13 @@ class KeyFetcher:
         logger().info("jwks_changed", issuer=name, keys=len(fetched.keys))
         return True
 
-    async def _get(self, url: str) -> bytes:
-        """The body at `url`. Raises `Unavailable` for anything but a 200 of a bounded size."""
-        try:
-            async with self._client.stream("GET", url) as response:
-                if response.status_code != 200:
-                    raise Unavailable(f"{url} answered {response.status_code}")
-                content = b""
-                async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > BYTES_AT_MOST:
-                        raise Unavailable(f"{url} answered more than {BYTES_AT_MOST} bytes")
-                return content
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise Unavailable(f"{url}: {type(error).__name__}") from None
+    async def _content(self, followed: _Followed) -> bytes:
+        source = followed.source
+        url = source.url or ""
+        if source.discovery is not None:
+            name = followed.issuer.spec.issuer
+            url = await self._http.discover(name, source.discovery, "jwks_uri")
+        return await self._http.get(url)
 
     def _publish(self) -> None:
         fetched = {name: f.keys for name, f in self._followed.items() if f.keys is not None}

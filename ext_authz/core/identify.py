@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ext_authz.core.api_keys import KeyRecord
 from ext_authz.core.credentials import find_credential
+from ext_authz.core.introspection import by_introspection
 from ext_authz.core.known import Known
 from ext_authz.core.lookups import FAILED, ApiKeyLookup
 from ext_authz.core.model import (
@@ -83,5 +84,6 @@ def _by_api_key(text: str, _method: Method, known: Known) -> Identity:
 
 _WAYS: Mapping[MethodKind, Callable[[str, Method, Known], Identity]] = {
     MethodKind.JWT: by_token,
+    MethodKind.INTROSPECTION: by_introspection,
     MethodKind.API_KEY: _by_api_key,
 }

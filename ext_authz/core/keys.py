@@ -10,7 +10,7 @@ from ext_authz.core.api_keys import ApiKeys, KeyRecord
 from ext_authz.core.jwks import EMPTY, KeySet
 from ext_authz.core.lookups import ApiKeyLookup
 from ext_authz.core.revocations import Revocations
-from ext_authz.core.token_memory import TokenMemory
+from ext_authz.core.token_memory import IntrospectedToken, RememberedToken, TokenMemory
 
 
 class ApiKeyBook(Protocol):
@@ -35,7 +35,10 @@ class Keys:
     api_keys: ApiKeyBook = field(default_factory=ApiKeys)
     revocations: Revocations = field(default_factory=Revocations)
     revocations_current_until: float = float("inf")
-    remembered: TokenMemory = field(default_factory=TokenMemory)
+    remembered: TokenMemory[RememberedToken] = field(default_factory=TokenMemory)
+    active: TokenMemory[IntrospectedToken] = field(default_factory=TokenMemory)
+    inactive: TokenMemory[IntrospectedToken] = field(default_factory=TokenMemory)
+    """Apart, so that a flood of wrong tokens forgets no good one."""
 
     def of_issuer(self, name: str) -> KeySet:
         return self.issuer_keys.get(name, EMPTY)

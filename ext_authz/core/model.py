@@ -36,6 +36,7 @@ class Reason(StrEnum):
     INVALID_SUBJECT = "invalid_subject"
     INVALID_API_KEY = "invalid_api_key"
     REVOKED = "revoked"
+    INACTIVE_TOKEN = "inactive_token"
     # who is calling can't be found out now: 503
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     KEY_STORE_UNAVAILABLE = "key_store_unavailable"
@@ -59,6 +60,7 @@ class Kind(StrEnum):
     """
 
     JWT = "jwt"
+    OPAQUE = "opaque"
     KEY = "key"
     ANONYMOUS = "anonymous"
 

@@ -11,8 +11,8 @@ from functools import cached_property
 
 from ext_authz.core.conditions import Condition
 from ext_authz.core.hosts import HostIndex
+from ext_authz.core.issuer_kind import TokenIssuerSpec
 from ext_authz.core.jwks import EMPTY, KeySet
-from ext_authz.core.kinds import KeySource, TokenIssuerSpec
 from ext_authz.core.paths import PathPattern
 
 HEADERS_AT_MOST = 80
@@ -26,11 +26,9 @@ class Issuer:
     name: str
     spec: TokenIssuerSpec = field(hash=False)
     keys: KeySet | None = None
-    """Keys that came with the configuration; None: fetched from `key_source.url`."""
-
-    @property
-    def key_source(self) -> KeySource:
-        return self.spec.jwks
+    """Keys that came with the configuration; None: they are fetched."""
+    client_secret: str = field(default="", repr=False)
+    """Ours at the introspection endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +46,7 @@ class MethodKind(Enum):
     """How a method finds out who is calling; the value is its name in a policy."""
 
     JWT = "jwt"
+    INTROSPECTION = "introspection"
     API_KEY = "apiKey"
 
 
@@ -61,8 +60,9 @@ class OnUnavailable(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to identify. `issuers` (names) are those trusted by a JWT method. `skips_invalid`:
-    where its credential is not valid the next method that reads it is tried.
+    """One way to identify. `issuers` (names) are those trusted by a JWT method, the one that is
+    asked by introspection. `skips_invalid`: where its credential is not valid the next method that
+    reads it is tried.
     """
 
     kind: MethodKind
@@ -149,6 +149,10 @@ class PolicySet:
     identity_headers: frozenset[str] = frozenset()
     """The identity headers of all policies: none may come from a client."""
     headers_at_most: int = HEADERS_AT_MOST
+
+    @cached_property
+    def issuers_by_name(self) -> Mapping[str, Issuer]:
+        return {issuer.name: issuer for issuer in self.issuers.values()}
 
     def keys_configured(self) -> dict[str, KeySet]:
         """The key set of each issuer by its name; empty for those whose keys are fetched."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from ext_authz.core.kinds import MODELS, Resource
+from ext_authz.core.kind_parts import Resource
+from ext_authz.core.kinds import MODELS
 from meshwarden.core.documents import (
     Document,
     Path,

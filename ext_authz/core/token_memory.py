@@ -10,35 +10,57 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from ext_authz.core.jwks import KeySet
-from ext_authz.core.model import Principal
+from ext_authz.core.model import Identity, Principal
 from ext_authz.core.policies import Issuer
 
 SECONDS_AT_MOST = 300.0
 
 
+class Entry(Protocol):
+    """What is remembered of a token."""
+
+    @property
+    def valid_until(self) -> float: ...
+
+
 @dataclass(frozen=True, slots=True)
 class RememberedToken:
+    """A JWT that was verified with the keys of its issuer."""
+
     principal: Principal
     valid_until: float
     issuer: Issuer
     keys: KeySet
 
 
-class TokenMemory:
-    """At most `entries_at_most` verified tokens."""
+@dataclass(frozen=True, slots=True)
+class IntrospectedToken:
+    """What an issuer said of a token, active or not."""
+
+    identity: Identity
+    valid_until: float
+    issuer: Issuer
+
+
+SomeEntry = TypeVar("SomeEntry", bound=Entry)
+
+
+class TokenMemory(Generic[SomeEntry]):
+    """At most `entries_at_most` tokens."""
 
     def __init__(self, entries_at_most: int = 20_000) -> None:
         self._entries_at_most = entries_at_most
-        self._tokens: OrderedDict[bytes, RememberedToken] = OrderedDict()
+        self._tokens: OrderedDict[bytes, SomeEntry] = OrderedDict()
         self.hits = 0
         self.misses = 0
 
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def find(self, token: str, now: float) -> RememberedToken | None:
+    def find(self, token: str, now: float) -> SomeEntry | None:
         """What is remembered of `token` and has not run out. Whether its issuer still stands, the
         caller checks.
         """
@@ -49,7 +71,7 @@ class TokenMemory:
         self.hits += 1
         return found
 
-    def remember(self, token: str, remembered: RememberedToken) -> None:
+    def remember(self, token: str, remembered: SomeEntry) -> None:
         self._tokens[_name(token)] = remembered
         if len(self._tokens) > self._entries_at_most:
             self._tokens.popitem(last=False)

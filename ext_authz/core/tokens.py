@@ -149,13 +149,13 @@ def check_audience(given: Any, accepted: list[str]) -> None:
 
 def principal_of(payload: Mapping[str, Any], issuer: Issuer, kind: Kind) -> Principal:
     """Who the claims speak for. Raises `Refused` where that can't be read."""
-    subject = payload.get("sub")
+    names = issuer.spec.claims
+    subject = _at(payload, names.subject)
     if not isinstance(subject, str) or not is_header_safe(subject) or not subject:
         raise refused(
             Reason.INVALID_SUBJECT,
-            "the token's sub is missing or has characters no header can carry",
+            f"the token's {names.subject} is missing or has characters no header can carry",
         )
-    names = issuer.spec.claims
     return Principal(
         kind,
         issuer.spec.subjectPrefix + subject,
@@ -174,15 +174,21 @@ def is_header_safe(text: str) -> bool:
     return len(text) <= SUBJECT_CHARACTERS_AT_MOST and text.isprintable() and text == text.strip()
 
 
-def _words(payload: Mapping[str, Any], path: str) -> frozenset[str]:
-    """The words of the claim at `path` (dots lead into objects): a list of strings, or one string
-    split at spaces.
-    """
+def _at(payload: Mapping[str, Any], path: str) -> Any:
+    """The claim at `path`; dots lead into objects. None where there is none."""
     value: Any = payload.get(path)
     if value is None and "." in path:
         value = payload
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _words(payload: Mapping[str, Any], path: str) -> frozenset[str]:
+    """The words of the claim at `path` (dots lead into objects): a list of strings, or one string
+    split at spaces.
+    """
+    value = _at(payload, path)
     if value is None:
         return frozenset()
     words = value.split() if isinstance(value, str) else value

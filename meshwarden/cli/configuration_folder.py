@@ -11,16 +11,9 @@ from typing import Annotated
 
 import typer
 
-from ext_authz.core.compile import (
-    API_KEYS,
-    DEVELOPMENT_JWKS,
-    PEPPER,
-    REVOCATIONS,
-    Configured,
-    Options,
-    compile_policies,
-    referenced_files,
-)
+from ext_authz.core.compile import Configured, Options, compile_policies, referenced_files
+from ext_authz.core.compile_keys import API_KEYS, DEVELOPMENT_JWKS, PEPPER, REVOCATIONS
+from ext_authz.core.discovery import document_url, endpoint
 from ext_authz.core.engine import decide
 from ext_authz.core.jwks import KeySet, parse_jwks
 from ext_authz.core.keys import Keys
@@ -128,16 +121,27 @@ def issuer_keys(policies: PolicySet) -> dict[str, KeySet]:
     """
     found = policies.keys_configured()
     for issuer in policies.issuers.values():
-        if issuer.key_source.url is None:
+        source = issuer.spec.jwks
+        if source is None or not source.is_fetched:
             continue
-        response = probes.fetch(issuer.key_source.url)
         try:
-            if response is None or response.status_code != 200:
-                raise ValueError("no answer" if response is None else f"{response.status_code}")
-            found[issuer.name] = parse_jwks(issuer.key_source.url, response.content)
+            url = source.url or ""
+            if source.discovery is not None:
+                name = issuer.spec.issuer
+                content = _fetched(document_url(name, source.discovery))
+                url = endpoint(name, content, "jwks_uri")
+            found[issuer.name] = parse_jwks(url, _fetched(url))
         except (ValueError, Fault) as error:
             print_problems([Problem("", 0, f"the keys of issuer {issuer.name}: {error}")])
     return found
+
+
+def _fetched(url: str) -> bytes:
+    """The body at `url`. Raises `ValueError` for anything but a 200."""
+    response = probes.fetch(url)
+    if response is None or response.status_code != 200:
+        raise ValueError("no answer" if response is None else f"{response.status_code}")
+    return response.content
 
 
 def _require(folder: Path) -> None:

@@ -47,8 +47,8 @@ class Demo:
 
     def prepare(self) -> None:
         """Make the credentials; the services must know them before they are asked."""
-        pepper = parse_pepper(str(self._folder.pepper), read(self._folder.pepper))
         records = FileRecords(self._folder)
+        pepper = parse_pepper(str(self._folder.pepper), read(self._folder.pepper))
         key, _ = create_key(records, pepper, "service", key_id="demo-service")
         self._credentials = {
             "reader": self._token("rita", "reader", TOKEN_SECONDS),

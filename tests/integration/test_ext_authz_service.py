@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -115,6 +116,52 @@ def test_overload_is_an_in_band_denial(tmp_path, issuer):
         issuer.is_open.set()
         assert reason_of(waiting.result()) == "allowed"
         assert service.ask("/open") == "allowed"
+
+
+def test_keys_and_the_introspection_endpoint_are_discovered(tmp_path, issuer):
+    """From the issuer's own document; a second token is asked about while the first waits."""
+    issuer.documents["/.well-known/openid-configuration"] = {
+        "issuer": issuer.base,
+        "jwks_uri": issuer.url,
+        "introspection_endpoint": f"{issuer.base}/introspect",
+    }
+    asked = []
+
+    def introspect(form: dict[str, str], credentials: str) -> Any:
+        asked.append((form, credentials))
+        return {"active": form["token"] == "good", "sub": "rita", "aud": "orders"}
+
+    issuer.introspect = introspect
+    discovery = {"discovery": "oidc"}
+    client = {"clientId": "us:1", "clientSecretFile": "secret"}
+    source = token_issuer(issuer=issuer.base, jwks=discovery, introspection={**discovery, **client})
+    ways = [
+        {"jwt": {"issuers": ["main"]}, "onInvalid": "skip"},
+        {"introspection": {"issuer": "main"}},
+    ]
+    policy = access_policy(*RULES, identify=ways)
+    # The first question finds the document, too.
+    options = ("--lookup-wait-seconds", "2")
+    files = {"secret": "a b"}
+    with serving(tmp_path, source, policy, files=files, options=options) as service:
+        assert service.ask(token=EC.token(live(iss=issuer.base))) == "allowed"
+        assert [service.ask(token=name) for name in ("good", "bad", "good", "bad")] == [
+            *("allowed", "inactive_token") * 2
+        ]
+        form = {"token": "good", "token_type_hint": "access_token"}
+        basic = b64encode(b"us%3A1:a+b").decode()
+        assert asked == [
+            (form, f"Basic {basic}"),
+            ({**form, "token": "bad"}, f"Basic {basic}"),
+        ]
+        issuer.status = 500
+        assert service.ask(token="new") == "issuer_unavailable"
+        assert service.ask(token="good") == "allowed"
+        shown = service.get("/readyz?verbose").json()["introspection"]["main"]["last_error"]
+        assert shown == f"{issuer.base}/introspect answered 500"
+        log = service.process.output
+        assert "introspection_failed" in log
+        assert not any(secret in log for secret in ("a b", "a+b", basic))
 
 
 def test_an_edited_jwks_file_rotates_the_keys_within_a_second(tmp_path):

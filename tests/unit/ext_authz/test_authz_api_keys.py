@@ -16,7 +16,7 @@ from ext_authz.core.api_keys import (
     parse_key_file,
     parse_pepper,
 )
-from ext_authz.core.compile import API_KEYS, PEPPER
+from ext_authz.core.compile_keys import API_KEYS, PEPPER
 from ext_authz.core.model import Reason
 from meshwarden.core.faults import InvalidInput
 from tests.support.check_requests import Authorizer, access_policy, access_role

@@ -6,14 +6,8 @@ import json
 
 import pytest
 
-from ext_authz.core.compile import (
-    API_KEYS,
-    DEVELOPMENT_JWKS,
-    PEPPER,
-    Options,
-    compile_policies,
-    referenced_files,
-)
+from ext_authz.core.compile import Options, compile_policies, referenced_files
+from ext_authz.core.compile_keys import API_KEYS, DEVELOPMENT_JWKS, PEPPER
 from meshwarden.core.faults import InvalidInput
 from meshwarden.core.snapshot import Bundle
 from tests.support.check_requests import (
@@ -181,7 +175,7 @@ def test_a_fault_in_one_resource_is_not_reported_of_those_that_name_it():
             [ISSUER, access_policy(RULE, identify=[{"apiKey": {}}, {"apiKey": {}}])],
             "the header 'x-api-key' is read by two ways to identify",
         ),
-        ([access_policy(RULE, identify=[{}])], "exactly one of jwt, apiKey"),
+        ([access_policy(RULE, identify=[{}])], "exactly one of jwt, introspection, apiKey"),
         ([access_policy(RULE, identify=[{"apiKey": {"sources": [{}]}}])], "exactly one of header"),
         (
             [
@@ -191,7 +185,7 @@ def test_a_fault_in_one_resource_is_not_reported_of_those_that_name_it():
             ],
             "a scheme goes with a header",
         ),
-        ([token_issuer(jwks={})], "exactly one of inline, file, url, development"),
+        ([token_issuer(jwks={})], "exactly one of inline, file, url, discovery, development"),
         ([token_issuer(jwks={"url": "file:///etc/passwd"})], "spec.jwks.url"),
         ([token_issuer(jwks={"development": True})], "not switched on here"),
         ([token_issuer({"keys": "none"})], "the JWKS is not a JWKS"),

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from ext_authz.adapters.jwks_fetch import BYTES_AT_MOST, PAUSE_SECONDS, KeyFetcher
+from ext_authz.adapters.http_client import BYTES_AT_MOST, HttpClient
+from ext_authz.adapters.jwks_fetch import PAUSE_SECONDS, KeyFetcher
 from ext_authz.core.keys import Keys
 from meshwarden.adapters.telemetry import Metrics
 from tests.support.check_requests import configured, token_issuer
@@ -55,13 +56,13 @@ async def fetching(
     *urls: str, timeout_seconds: float = 2
 ) -> AsyncIterator[tuple[KeyFetcher, Keys, Clock]]:
     """A fetcher of these issuers that fetches only when it is asked."""
-    keys, clock = Keys(), Clock()
-    fetcher = KeyFetcher(keys, metrics=Metrics(), clock=clock)
+    keys, clock, http = Keys(), Clock(), HttpClient()
+    fetcher = KeyFetcher(keys, http, metrics=Metrics(), clock=clock)
     fetcher.follow(policies(*urls, timeout_seconds=timeout_seconds))
     try:
         yield fetcher, keys, clock
     finally:
-        await fetcher.close()
+        await http.close()
 
 
 def kids(keys: Keys, name: str = "i0") -> list[str]:

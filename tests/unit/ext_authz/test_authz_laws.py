@@ -9,6 +9,7 @@ from ext_authz.core.engine import Facts, decide, examine
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.jose import Malformed, parse_token
+from ext_authz.core.known import Known
 from ext_authz.core.model import Reason, Request, Verdict
 from ext_authz.core.paths import normalized, split_target
 from tests.support.check_requests import (
@@ -120,9 +121,8 @@ def test_a_decision_never_raises_and_allows_only_by_a_rule_that_matches(request_
         return
     policy = MADE.policies.policies.find(normalized_host(request_.host))
     path, query = split_target(request_.target)
-    identity = identify(
-        request_, query, policy=policy, policies=MADE.policies, keys=MADE.keys, now=NOW
-    )
+    known = Known(MADE.policies, MADE.keys, NOW)
+    identity = identify(request_, query, policy=policy, known=known)
     facts = Facts(
         request_, normalized(path), query, identity=identity, policies=MADE.policies, now=NOW
     )

@@ -1,0 +1,128 @@
+"""Issuers with their keys and secrets, API keys, revocations: what callers are verified with."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+
+from ext_authz.core.api_keys import ApiKeys, parse_key_file, parse_pepper
+from ext_authz.core.issuer_kind import TokenIssuer
+from ext_authz.core.jwks import EMPTY, KeySet, key_set, parse_jwks
+from ext_authz.core.policies import Issuer
+from ext_authz.core.resources import Resources
+from ext_authz.core.revocations import Revocations, parse_revocation_file
+from meshwarden.core.documents import Document, Path
+from meshwarden.core.faults import InvalidInput
+
+API_KEYS = "@api_keys"
+PEPPER = "@pepper"
+DEVELOPMENT_JWKS = "@development_jwks"
+REVOCATIONS = "@revocations"
+
+
+class KeyCompiler:
+    """Notes in `resources` what is wrong. `assumes_development_keys`: the development issuer is
+    taken as it is, without its keys.
+    """
+
+    def __init__(
+        self, resources: Resources, files: Mapping[str, bytes], *, assumes_development_keys: bool
+    ) -> None:
+        self._resources = resources
+        self._files = files
+        self._assumes_development_keys = assumes_development_keys
+
+    def issuers(self) -> dict[str, Issuer]:
+        issuers: dict[str, Issuer] = {}
+        prefixes: dict[str, str] = {}
+        for document, resource in self._resources.of_kind(TokenIssuer):
+            spec = resource.spec
+            if spec.issuer in issuers:
+                first = issuers[spec.issuer].name
+                what = f"the issuer '{spec.issuer}' is already TokenIssuer '{first}'"
+                self._resources.refuse(document, what, ("spec", "issuer"))
+            if spec.subjectPrefix in prefixes:
+                what = (
+                    f"TokenIssuer '{prefixes[spec.subjectPrefix]}' has the same subjectPrefix "
+                    f"'{spec.subjectPrefix}', so each could speak for the other's subjects"
+                )
+                self._resources.refuse(
+                    document, what, ("spec",), "give one of them another subjectPrefix"
+                )
+            prefixes[spec.subjectPrefix] = resource.name
+            keys, secret = self._key_set(document, resource), self._secret(document, resource)
+            issuers[spec.issuer] = Issuer(resource.name, spec, keys, secret)
+        return issuers
+
+    def _key_set(self, document: Document, resource: TokenIssuer) -> KeySet | None:
+        source = resource.spec.jwks
+        path: Path = ("spec", "jwks")
+        if source is None:
+            return EMPTY
+        if source.is_fetched:
+            return None
+        try:
+            if source.inline is not None:
+                return key_set(source.inline, repr(source.inline).encode())
+            name = posixpath.normpath(source.file) if source.file else DEVELOPMENT_JWKS
+            content = self._files.get(name)
+            if content is not None:
+                return parse_jwks(name, content)
+            if source.file:
+                what = f"the file '{source.file}' is missing or can't be read"
+                self._resources.refuse(document, what, (*path, "file"))
+            if source.development and not self._assumes_development_keys:
+                hint = "it is for one machine only; name the issuer's keys by url, file or inline"
+                what = "the development issuer is not switched on here"
+                self._resources.refuse(document, what, (*path, "development"), hint)
+        except InvalidInput as error:
+            self._resources.problems.extend(error.problems)
+        except ValueError as error:
+            self._resources.refuse(document, f"the JWKS {error}", path)
+        return EMPTY
+
+    def _secret(self, document: Document, resource: TokenIssuer) -> str:
+        """Our secret at the introspection endpoint."""
+        asked = resource.spec.introspection
+        if asked is None:
+            return ""
+        content = self._files.get(posixpath.normpath(asked.clientSecretFile), b"").strip()
+        try:
+            if content:
+                return content.decode()
+            what = "is missing, empty or can't be read"
+        except UnicodeDecodeError:
+            what = "is not UTF-8 text"
+        path: Path = ("spec", "introspection", "clientSecretFile")
+        self._resources.refuse(document, f"the file '{asked.clientSecretFile}' {what}", path)
+        return ""
+
+    def pepper(self) -> bytes:
+        content = self._files.get(PEPPER)
+        if content is None and API_KEYS not in self._files:
+            return b""
+        try:
+            return parse_pepper("pepper", content or b"")
+        except InvalidInput as error:
+            self._resources.problems.extend(error.problems)
+            return b""
+
+    def api_keys(self, pepper: bytes) -> ApiKeys:
+        content = self._files.get(API_KEYS)
+        if content is None:
+            return ApiKeys()
+        try:
+            return parse_key_file("API keys", content, pepper)
+        except InvalidInput as error:
+            self._resources.problems.extend(error.problems)
+            return ApiKeys()
+
+    def revocations(self) -> Revocations:
+        content = self._files.get(REVOCATIONS)
+        if content is None:
+            return Revocations()
+        try:
+            return parse_revocation_file("revocations", content)
+        except InvalidInput as error:
+            self._resources.problems.extend(error.problems)
+            return Revocations()

@@ -1,0 +1,133 @@
+"""One AccessPolicy, with everything that it refers to resolved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ext_authz.core.conditions import Condition
+from ext_authz.core.paths import parse_pattern
+from ext_authz.core.policies import CompiledRule, Method, MethodKind, OnUnavailable, Policy, Source
+from ext_authz.core.policy_kind import (
+    AccessPolicy,
+    CredentialSource,
+    IdentifyMethod,
+    IntrospectionMethod,
+    Rule,
+)
+from ext_authz.core.references import References
+from ext_authz.core.resources import Resources
+from meshwarden.core.documents import Document, Path
+
+
+class PolicyCompiler:
+    """Notes in `resources` what is wrong."""
+
+    def __init__(self, resources: Resources, references: References) -> None:
+        self._resources = resources
+        self._references = references
+
+    def policy(self, document: Document, resource: AccessPolicy) -> Policy:
+        spec = resource.spec
+        methods = tuple(
+            self._method(document, index, method) for index, method in enumerate(spec.identify)
+        )
+        seen: list[Source] = []
+        for index, method in enumerate(methods):
+            for source in method.sources:
+                if any(_overlap(source, other) for other in seen):
+                    what = f"the {source.place} '{source.name}' is read by two ways to identify"
+                    hint = "let the first have onInvalid: skip, and the same scheme"
+                    self._resources.refuse(document, what, ("spec", "identify", index), hint)
+                if source.place == "header" and source.name in spec.identityHeaders:
+                    what = f"the header '{source.name}' brings the credential and the identity"
+                    self._resources.refuse(document, what, ("spec", "identify", index))
+                if not method.skips_invalid:
+                    seen.append(source)
+                elif not any(source in other.sources for other in methods[index + 1 :]):
+                    what = f"nothing reads the {source.place} '{source.name}' after this"
+                    self._resources.refuse(document, what, ("spec", "identify", index), "deny")
+        rules = [
+            (rule.effect, self._rule(document, index, rule))
+            for index, rule in enumerate(spec.rules)
+        ]
+        return Policy(
+            name=resource.name,
+            methods=methods,
+            identity_headers=tuple(spec.identityHeaders.items()),
+            deny_rules=tuple(rule for effect, rule in rules if effect == "deny"),
+            allow_rules=tuple(rule for effect, rule in rules if effect == "allow"),
+            challenges=_challenges(methods, spec.realm),
+            forwards_credential=spec.forwardCredential,
+        )
+
+    def _method(self, document: Document, index: int, method: IdentifyMethod) -> Method:
+        common: dict[str, Any] = {
+            "skips_invalid": method.onInvalid == "skip",
+            "on_unavailable": OnUnavailable(method.onUnavailable),
+        }
+        if method.jwt is not None:
+            path: Path = ("spec", "identify", index, "jwt", "issuers")
+            for position, name in enumerate(method.jwt.issuers):
+                self._references.issuer_with(document, "jwks", name, (*path, position))
+            sources, issuers = method.jwt.sources, frozenset(method.jwt.issuers)
+            return Method(MethodKind.JWT, tuple(map(_source, sources)), issuers, **common)
+        if method.introspection is not None:
+            return self._introspection(document, index, method.introspection, common)
+        sources = method.apiKey.sources if method.apiKey else []
+        return Method(MethodKind.API_KEY, tuple(map(_source, sources)), **common)
+
+    def _introspection(
+        self, document: Document, index: int, asked: IntrospectionMethod, common: dict[str, Any]
+    ) -> Method:
+        path: Path = ("spec", "identify", index, "introspection", "issuer")
+        self._references.issuer_with(document, "introspection", asked.issuer, path)
+        sources = tuple(map(_source, asked.sources))
+        return Method(MethodKind.INTROSPECTION, sources, frozenset({asked.issuer}), **common)
+
+    def _rule(self, document: Document, index: int, rule: Rule) -> CompiledRule:
+        path: Path = ("spec", "rules", index)
+        self._references.known(document, "AccessRole", rule.roles, (*path, "roles"))
+        self._references.granted_permissions(document, rule.permissions, (*path, "permissions"))
+        condition = None
+        if rule.when is not None:
+            try:
+                condition = Condition(rule.when)
+            except ValueError as error:
+                self._resources.refuse(document, f"when: {error}", (*path, "when"))
+        default = "identified" if rule.effect == "allow" else "anyone"
+        return CompiledRule(
+            name=rule.name,
+            is_for_anyone=(rule.callers or default) == "anyone",
+            methods=frozenset(rule.methods),
+            patterns=tuple(parse_pattern(text) for text in rule.paths),
+            roles=frozenset(rule.roles),
+            permissions=frozenset(rule.permissions),
+            scopes=frozenset(rule.scopes),
+            groups=frozenset(rule.groups),
+            principals=frozenset(rule.principals),
+            condition=condition,
+        )
+
+
+def _source(source: CredentialSource) -> Source:
+    places: tuple[tuple[str, str | None], ...] = (
+        ("header", source.header),
+        ("cookie", source.cookie),
+        ("query", source.query),
+    )
+    place, name = next((place, name) for place, name in places if name is not None)
+    return Source(place, name, (source.scheme or "").lower())
+
+
+def _overlap(source: Source, other: Source) -> bool:
+    """Whether one credential can be read from both, so that it would count as two."""
+    is_same_place = (source.place, source.name) == (other.place, other.name)
+    return is_same_place and (source.scheme == other.scheme or "" in (source.scheme, other.scheme))
+
+
+def _challenges(methods: tuple[Method, ...], realm: str) -> tuple[str, ...]:
+    """A WWW-Authenticate challenge for each way to identify, each scheme once."""
+    schemes: dict[str, None] = {}
+    for method in methods:
+        schemes["ApiKey" if method.kind is MethodKind.API_KEY else "Bearer"] = None
+    return tuple(f'{scheme} realm="{realm}"' for scheme in schemes)

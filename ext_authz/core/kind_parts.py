@@ -1,0 +1,61 @@
+"""What the resource kinds of authorization share: words with their bounds, and the envelope."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from meshwarden.core.documents import API_VERSION
+
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63),
+    Field(description="A DNS label, as Kubernetes wants it."),
+]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+$", max_length=100)]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/@\s]+(/\S*)?$", max_length=2048)]
+Permission = Annotated[str, StringConstraints(pattern=r"^[\w.-]+:[\w.-]+$")]
+Quotable = Annotated[
+    str,
+    StringConstraints(pattern=r"^[!#-\[\]-~]+$", max_length=256),
+    Field(description="Stands in error_description, where RFC 6750 allows no other characters."),
+]
+
+
+def _principal_name(text: str) -> str:
+    """Refuse a name that no principal can have: a rule with it would never match."""
+    if re.match(r"(jwt|opaque|key):.", text) is None:
+        raise ValueError("a principal begins with its kind: 'jwt:', 'opaque:' or 'key:'")
+    return text
+
+
+PrincipalName = Annotated[Word, AfterValidator(_principal_name)]
+
+
+class Part(BaseModel):
+    """A part of a resource; unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Metadata(Part):
+    name: Name
+    namespace: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class Resource(Part):
+    apiVersion: Literal["meshwarden.io/v1alpha1"]  # noqa: N815 the field's name in the file
+    metadata: Metadata
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+
+if API_VERSION != "meshwarden.io/v1alpha1":
+    raise AssertionError("the schema and documents.API_VERSION differ")

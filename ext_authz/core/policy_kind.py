@@ -1,0 +1,159 @@
+"""AccessPolicy as it stands in a file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ext_authz.core.hosts import parse_host_pattern
+from ext_authz.core.kind_parts import (
+    HeaderName,
+    Name,
+    Part,
+    Permission,
+    PrincipalName,
+    Resource,
+    Word,
+)
+from ext_authz.core.paths import parse_pattern
+
+IdentityAttribute = Literal["principal", "subject", "kind", "issuer", "roles", "scopes", "groups"]
+
+CONDITION_CHARACTERS_AT_MOST = 2048
+
+
+class CredentialSource(Part):
+    """One place in the request; exactly one of header, cookie, query."""
+
+    header: HeaderName | None = None
+    scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")] | None = Field(
+        None, description="The word before the credential in the header, such as Bearer."
+    )
+    cookie: Annotated[str, StringConstraints(pattern=r"^[\w!#$%&'*+.^`|~-]+$")] | None = None
+    query: Annotated[str, StringConstraints(pattern=r"^[\w.~-]+$")] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> CredentialSource:
+        if sum(place is not None for place in (self.header, self.cookie, self.query)) != 1:
+            raise ValueError("exactly one of header, cookie, query is needed")
+        if self.scheme is not None and self.header is None:
+            raise ValueError("a scheme goes with a header")
+        return self
+
+
+class JwtMethod(Part):
+    issuers: list[Name] = Field(min_length=1, description="The TokenIssuers that are trusted here.")
+    sources: list[CredentialSource] = Field(
+        [CredentialSource(header="authorization", scheme="Bearer")], min_length=1, max_length=10
+    )
+
+
+class ApiKeyMethod(Part):
+    sources: list[CredentialSource] = Field(
+        [CredentialSource(header="x-api-key")], min_length=1, max_length=10
+    )
+
+
+class IntrospectionMethod(Part):
+    issuer: Name = Field(description="The TokenIssuer that is asked.")
+    sources: list[CredentialSource] = Field(
+        [CredentialSource(header="authorization", scheme="Bearer")], min_length=1, max_length=10
+    )
+
+
+class IdentifyMethod(Part):
+    """One way to say who is calling; they are tried in their order."""
+
+    jwt: JwtMethod | None = None
+    introspection: IntrospectionMethod | None = None
+    apiKey: ApiKeyMethod | None = None  # noqa: N815
+    onInvalid: Literal["deny", "skip"] = Field(  # noqa: N815
+        "deny", description="skip: try the next way that reads the same credential."
+    )
+    onUnavailable: Literal["deny", "fault", "skip"] = Field(  # noqa: N815
+        "deny",
+        description="When what is asked (an issuer, the key store) does not answer: deny is a 503 "
+        "in-band, fault an error, which Envoy's failure mode may allow, skip tries the next way.",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> IdentifyMethod:
+        if sum(way is not None for way in (self.jwt, self.introspection, self.apiKey)) != 1:
+            raise ValueError("exactly one of jwt, introspection, apiKey is needed")
+        return self
+
+
+class Rule(Part):
+    """Matches when everything that it names holds; `allow` rules allow, `deny` rules deny and
+    win.
+    """
+
+    name: Name
+    effect: Literal["allow", "deny"] = "allow"
+    callers: Literal["identified", "anyone"] | None = Field(
+        None, description="Default: identified for allow, anyone for deny."
+    )
+    methods: list[Annotated[str, StringConstraints(pattern=r"^[A-Z]+$")]] = Field(
+        [], description="Any of them; empty: every method."
+    )
+    paths: list[str] = Field([], description="Any of them; empty: every path.")
+    roles: list[Name] = Field([], description="Any of them, inherited ones included.")
+    permissions: list[Permission] = Field([], description="All of them.")
+    scopes: list[Word] = Field([], description="All of them.")
+    groups: list[Word] = Field([], description="Any of them.")
+    principals: list[PrincipalName] = Field([], description="Any of them, such as key:service.")
+    when: Annotated[str, StringConstraints(max_length=CONDITION_CHARACTERS_AT_MOST)] | None = Field(
+        None, description="A CEL condition over request, source and principal."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rule:
+        for path in self.paths:
+            parse_pattern(path)
+        wanted = (self.roles, self.permissions, self.scopes, self.groups, self.principals)
+        if self.effect == "allow" and self.callers == "anyone" and any(wanted):
+            raise ValueError(
+                "a rule for anyone can't ask for roles, permissions, scopes, groups or principals"
+            )
+        return self
+
+
+class AccessPolicySpec(Part):
+    hosts: list[str] = Field(min_length=1, max_length=1000)
+    realm: Annotated[str, StringConstraints(pattern=r"^[\w .:/-]{1,100}$")] = "meshwarden"
+    identify: list[IdentifyMethod] = Field([], max_length=10)
+    identityHeaders: dict[HeaderName, IdentityAttribute] = Field(  # noqa: N815
+        {
+            "x-auth-principal": "principal",
+            "x-auth-subject": "subject",
+            "x-auth-roles": "roles",
+            "x-auth-scopes": "scopes",
+        },
+        max_length=16,
+        description="How the upstream learns who is calling; client-sent copies never pass.",
+    )
+    forwardCredential: bool = Field(  # noqa: N815
+        False, description="Whether the upstream gets the credential itself."
+    )
+    rules: list[Rule] = Field(max_length=10_000)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AccessPolicySpec:
+        for host in self.hosts:
+            parse_host_pattern(host)
+        names = [rule.name for rule in self.rules]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the rule name '{twice[0]}' stands twice")
+        for forbidden in ("host", "authorization", "cookie", "content-length", "te", "connection"):
+            if forbidden in self.identityHeaders:
+                raise ValueError(f"'{forbidden}' can't be an identity header")
+        return self
+
+
+class AccessPolicy(Resource):
+    """For the hosts it names: how callers identify themselves, and which of them may do what."""
+
+    kind: Literal["AccessPolicy"]
+    spec: AccessPolicySpec
