@@ -161,6 +161,8 @@ def decode(message: bytes) -> Request | None:
         headers=headers,
         header_count=count,
         source_address=attributes.source.address.socket_address.address,
+        source_principal=attributes.source.principal,
+        source_certificate=attributes.source.certificate,
     )
 
 

@@ -7,7 +7,7 @@ make what `decide` reads of them; here they are put together.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ext_authz.core.api_keys import ApiKeys
@@ -58,13 +58,23 @@ class Options:
     assumes_development_keys: bool = False
 
 
+_FILES_OF = {
+    "TokenIssuer": (("jwks", "file"), ("introspection", "clientSecretFile")),
+    "AccessPolicy": (
+        ("identify", "spiffe", "authoritiesFile"),
+        ("identify", "clientCertificate", "authoritiesFile"),
+    ),
+}
+"""Where in a kind's `spec` a file is named."""
+
+
 def referenced_files(files: Mapping[str, bytes]) -> set[str]:
-    """The files of keys and secrets that TokenIssuers name. What can't be parsed is not looked
-    into: `compile_policies` says why.
+    """The files that resources name: key sets, secrets, authorities. What can't be parsed is not
+    looked into: `compile_policies` says why.
     """
-    found = set()
+    found: set[str] = set()
     for name, content in files.items():
-        if b"TokenIssuer" not in content:
+        if b"File" not in content and b"file" not in content:
             continue
         try:
             documents = parse(name, content)
@@ -72,14 +82,21 @@ def referenced_files(files: Mapping[str, bytes]) -> set[str]:
             continue
         for document in documents:
             spec = document.value.get("spec") if isinstance(document.value, dict) else None
-            if document.kind != "TokenIssuer" or not isinstance(spec, dict):
-                continue
-            for part, member in (("jwks", "file"), ("introspection", "clientSecretFile")):
-                inner = spec.get(part)
-                file = inner.get(member) if isinstance(inner, dict) else None
-                if isinstance(file, str) and file:
-                    found.add(posixpath.normpath(file))
+            for path in _FILES_OF.get(document.kind, ()):
+                found.update(posixpath.normpath(text) for text in _texts_at(spec, path))
     return found
+
+
+def _texts_at(value: object, path: tuple[str, ...]) -> Iterator[str]:
+    """Each text at `path` in plain values; a list on the way means each of its items."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts_at(item, path)
+    elif not path:
+        if isinstance(value, str) and value:
+            yield value
+    elif isinstance(value, dict):
+        yield from _texts_at(value.get(path[0]), path[1:])
 
 
 def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured:
@@ -95,7 +112,7 @@ def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured
     )
     issuers = keys.issuers()
     roles = compile_roles(resources, references)
-    policies = _by_host(resources, PolicyCompiler(resources, references))
+    policies = _by_host(resources, PolicyCompiler(resources, references, bundle.files))
     policy_set = PolicySet(
         policies=HostIndex(policies),
         issuers=issuers,

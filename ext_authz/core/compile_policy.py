@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import posixpath
+from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Any
 
+from ext_authz.core.certificates import Authorities
 from ext_authz.core.conditions import Condition
 from ext_authz.core.paths import parse_pattern
+from ext_authz.core.peers import PeerWay, TrustedProxies
 from ext_authz.core.policies import CompiledRule, Method, MethodKind, OnUnavailable, Policy, Source
 from ext_authz.core.policy_kind import (
     AccessPolicy,
+    ClientCertificateMethod,
     CredentialSource,
     IdentifyMethod,
     IntrospectionMethod,
     Rule,
+    SpiffeMethod,
 )
 from ext_authz.core.references import References
 from ext_authz.core.resources import Resources
@@ -22,8 +29,11 @@ from meshwarden.core.documents import Document, Path
 class PolicyCompiler:
     """Notes in `resources` what is wrong."""
 
-    def __init__(self, resources: Resources, references: References) -> None:
+    def __init__(
+        self, resources: Resources, references: References, files: Mapping[str, bytes]
+    ) -> None:
         self._resources = resources
+        self._files = files
         self._references = references
 
     def policy(self, document: Document, resource: AccessPolicy) -> Policy:
@@ -61,18 +71,26 @@ class PolicyCompiler:
         )
 
     def _method(self, document: Document, index: int, method: IdentifyMethod) -> Method:
+        where: Path = ("spec", "identify", index)
         common: dict[str, Any] = {
             "skips_invalid": method.onInvalid == "skip",
             "on_unavailable": OnUnavailable(method.onUnavailable),
         }
         if method.jwt is not None:
-            path: Path = ("spec", "identify", index, "jwt", "issuers")
+            path: Path = (*where, "jwt", "issuers")
             for position, name in enumerate(method.jwt.issuers):
                 self._references.issuer_with(document, "jwks", name, (*path, position))
             sources, issuers = method.jwt.sources, frozenset(method.jwt.issuers)
             return Method(MethodKind.JWT, tuple(map(_source, sources)), issuers, **common)
         if method.introspection is not None:
             return self._introspection(document, index, method.introspection, common)
+        for kind, peer in (
+            (MethodKind.SPIFFE, method.spiffe),
+            (MethodKind.CERTIFICATE, method.clientCertificate),
+        ):
+            if peer is not None:
+                way = self._peer(document, (*where, kind.value), peer)
+                return Method(kind, (), peer=way, **common)
         sources = method.apiKey.sources if method.apiKey else []
         return Method(MethodKind.API_KEY, tuple(map(_source, sources)), **common)
 
@@ -83,6 +101,23 @@ class PolicyCompiler:
         self._references.issuer_with(document, "introspection", asked.issuer, path)
         sources = tuple(map(_source, asked.sources))
         return Method(MethodKind.INTROSPECTION, sources, frozenset({asked.issuer}), **common)
+
+    def _peer(
+        self, document: Document, path: Path, peer: SpiffeMethod | ClientCertificateMethod
+    ) -> PeerWay:
+        proxies = peer.forwarded.trustedProxies if peer.forwarded else []
+        networks = tuple(ip_network(text) for text in proxies if not _is_principal(text))
+        principals = frozenset(filter(_is_principal, proxies))
+        domains = peer.trustDomains if isinstance(peer, SpiffeMethod) else []
+        authorities = None
+        if peer.authoritiesFile is not None:
+            content = self._files.get(posixpath.normpath(peer.authoritiesFile), b"")
+            try:
+                authorities = Authorities(content)
+            except ValueError:
+                what = f"the file '{peer.authoritiesFile}' holds no certificate in PEM"
+                self._resources.refuse(document, what, (*path, "authoritiesFile"))
+        return PeerWay(frozenset(domains), TrustedProxies(networks, principals), authorities)
 
     def _rule(self, document: Document, index: int, rule: Rule) -> CompiledRule:
         path: Path = ("spec", "rules", index)
@@ -109,6 +144,10 @@ class PolicyCompiler:
         )
 
 
+def _is_principal(text: str) -> bool:
+    return "://" in text or "=" in text
+
+
 def _source(source: CredentialSource) -> Source:
     places: tuple[tuple[str, str | None], ...] = (
         ("header", source.header),
@@ -129,5 +168,6 @@ def _challenges(methods: tuple[Method, ...], realm: str) -> tuple[str, ...]:
     """A WWW-Authenticate challenge for each way to identify, each scheme once."""
     schemes: dict[str, None] = {}
     for method in methods:
-        schemes["ApiKey" if method.kind is MethodKind.API_KEY else "Bearer"] = None
+        if method.sources:
+            schemes["ApiKey" if method.kind is MethodKind.API_KEY else "Bearer"] = None
     return tuple(f'{scheme} realm="{realm}"' for scheme in schemes)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ext_authz.core.api_keys import KeyRecord
-from ext_authz.core.credentials import find_credential
+from ext_authz.core.credentials import Credential, find_credential
 from ext_authz.core.introspection import by_introspection
 from ext_authz.core.known import Known
 from ext_authz.core.lookups import FAILED, ApiKeyLookup
@@ -23,20 +23,30 @@ from ext_authz.core.model import (
     Request,
     Unidentified,
 )
+from ext_authz.core.peers import by_peer
 from ext_authz.core.policies import Method, MethodKind, OnUnavailable, Policy
 from ext_authz.core.tokens import by_token
 
 
 def identify(request: Request, query: str, *, policy: Policy, known: Known) -> Identity:
-    """The principal that the request's only credential proves."""
+    """The principal that the request's only credential proves, or its connection."""
     credential = find_credential(request, policy, query)
     if isinstance(credential, Unidentified):
-        return credential
-    result = Unidentified(Reason.MISSING_CREDENTIAL, "no credential was sent")
+        if credential.reason is not Reason.MISSING_CREDENTIAL:
+            return credential
+        result, source = credential, None
+    else:
+        result = Unidentified(Reason.MISSING_CREDENTIAL, "no credential was sent")
+        source = credential.source
     for method in policy.methods:
-        if credential.source not in method.sources:
+        if method.peer is not None:
+            identity = by_peer(request, method.peer, known.now)
+        elif isinstance(credential, Credential) and source in method.sources:
+            identity = _WAYS[method.kind](credential.text, method, known)
+        else:
+            identity = None
+        if identity is None:
             continue
-        identity = _WAYS[method.kind](credential.text, method, known)
         if isinstance(identity, Identified):
             return identity
         result = _as_stated(identity, method)

@@ -27,8 +27,10 @@ Quotable = Annotated[
 
 def _principal_name(text: str) -> str:
     """Refuse a name that no principal can have: a rule with it would never match."""
-    if re.match(r"(jwt|opaque|key):.", text) is None:
-        raise ValueError("a principal begins with its kind: 'jwt:', 'opaque:' or 'key:'")
+    if re.match(r"(jwt|opaque|key|cert):.|spiffe://.", text) is None:
+        raise ValueError(
+            "a principal begins with its kind: 'jwt:', 'opaque:', 'key:', 'cert:' or 'spiffe://'"
+        )
     return text
 
 

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     NOT_YET_VALID = "not_yet_valid"
     INVALID_SUBJECT = "invalid_subject"
     INVALID_API_KEY = "invalid_api_key"
+    UNTRUSTED_CERTIFICATE = "untrusted_certificate"
     REVOKED = "revoked"
     INACTIVE_TOKEN = "inactive_token"
     # who is calling can't be found out now: 503
@@ -62,6 +63,8 @@ class Kind(StrEnum):
     JWT = "jwt"
     OPAQUE = "opaque"
     KEY = "key"
+    SPIFFE = "spiffe"
+    CERTIFICATE = "cert"
     ANONYMOUS = "anonymous"
 
 
@@ -71,7 +74,8 @@ class Request:
 
     `headers`: names in lower case, values as received (repeated ones merged with a comma, as Envoy
     does), without pseudo-headers. `header_count`: how many header lines there were, 0 where the
-    proxy does not tell. `target`: path and query, undecoded. `host`: as received.
+    proxy does not tell. `target`: path and query, undecoded. `host`: as received. `source_address`,
+    `source_principal` and `source_certificate` (URL-encoded PEM) are of the proxy's direct peer.
     """
 
     method: str
@@ -80,14 +84,16 @@ class Request:
     headers: Mapping[str, str]
     header_count: int = 0
     source_address: str = ""
+    source_principal: str = ""
+    source_certificate: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """An identified caller.
 
-    `name` is kind and subject, `jwt:rita`. `roles` are those that the credential itself brings;
-    bindings add more.
+    `name` is kind and subject, `jwt:rita`; of a workload its SPIFFE ID, which is its subject, too.
+    `roles` are those that the credential itself brings; bindings add more.
     """
 
     kind: Kind
@@ -100,6 +106,8 @@ class Principal:
 
     @property
     def name(self) -> str:
+        if self.kind is Kind.SPIFFE:
+            return self.subject
         return f"{self.kind}:{self.subject}" if self.subject else str(self.kind)
 
 

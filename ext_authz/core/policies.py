@@ -14,6 +14,7 @@ from ext_authz.core.hosts import HostIndex
 from ext_authz.core.issuer_kind import TokenIssuerSpec
 from ext_authz.core.jwks import EMPTY, KeySet
 from ext_authz.core.paths import PathPattern
+from ext_authz.core.peers import PeerWay
 
 HEADERS_AT_MOST = 80
 """Envoy's limit of 100 counts what we add, too; beyond it the caller gets an empty 500."""
@@ -48,6 +49,8 @@ class MethodKind(Enum):
     JWT = "jwt"
     INTROSPECTION = "introspection"
     API_KEY = "apiKey"
+    SPIFFE = "spiffe"
+    CERTIFICATE = "clientCertificate"
 
 
 class OnUnavailable(Enum):
@@ -70,6 +73,8 @@ class Method:
     issuers: frozenset[str] = frozenset()
     skips_invalid: bool = False
     on_unavailable: OnUnavailable = OnUnavailable.DENY
+    peer: PeerWay | None = None
+    """Of a method that looks at the connection and not at a credential."""
 
 
 @dataclass(frozen=True, slots=True)

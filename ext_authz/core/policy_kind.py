@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from ipaddress import ip_network
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from ext_authz.core.hosts import parse_host_pattern
 from ext_authz.core.kind_parts import (
@@ -17,10 +18,32 @@ from ext_authz.core.kind_parts import (
     Word,
 )
 from ext_authz.core.paths import parse_pattern
+from ext_authz.core.spiffe import TRUST_DOMAIN
 
 IdentityAttribute = Literal["principal", "subject", "kind", "issuer", "roles", "scopes", "groups"]
 
 CONDITION_CHARACTERS_AT_MOST = 2048
+
+
+def _trusted_proxy(text: str) -> str:
+    """Refuse what is neither a network nor a principal that a proxy can show."""
+    if "://" not in text and "=" not in text:
+        try:
+            ip_network(text)
+        except ValueError as error:
+            raise ValueError(f"'{text}' is no network ({error}) and no principal") from None
+    return text
+
+
+TrustedProxy = Annotated[Word, AfterValidator(_trusted_proxy)]
+TrustDomain = Annotated[str, StringConstraints(pattern=f"^{TRUST_DOMAIN}$")]
+
+
+AUTHORITIES: Any = Field(
+    None,
+    description="PEM file of the authorities of which one must have signed the certificate; needs "
+    "a proxy that sends it (include_peer_certificate). Unset: the proxy has verified it.",
+)
 
 
 class CredentialSource(Part):
@@ -62,12 +85,46 @@ class IntrospectionMethod(Part):
     )
 
 
+class Forwarded(Part):
+    """Proxies before us that are believed when they forward a caller's certificate."""
+
+    trustedProxies: list[TrustedProxy] = Field(  # noqa: N815
+        min_length=1,
+        max_length=100,
+        description="Addresses or networks (10.0.0.0/8), or principals that the proxy shows, such "
+        "as spiffe://cluster.local/ns/istio-system/sa/gateway.",
+    )
+
+
+class SpiffeMethod(Part):
+    """By the workload identity that the proxy's peer shows."""
+
+    trustDomains: list[TrustDomain] = Field(  # noqa: N815
+        min_length=1, max_length=100, description="Whose identities are accepted."
+    )
+    forwarded: Forwarded | None = Field(
+        None, description="From whom X-Forwarded-Client-Cert is believed; unset: from nobody."
+    )
+    authoritiesFile: Word | None = AUTHORITIES  # noqa: N815
+
+
+class ClientCertificateMethod(Part):
+    """By any certificate that the proxy's peer shows: its DNS name, URI name, or subject."""
+
+    forwarded: Forwarded | None = Field(
+        None, description="From whom X-Forwarded-Client-Cert is believed; unset: from nobody."
+    )
+    authoritiesFile: Word | None = AUTHORITIES  # noqa: N815
+
+
 class IdentifyMethod(Part):
     """One way to say who is calling; they are tried in their order."""
 
     jwt: JwtMethod | None = None
     introspection: IntrospectionMethod | None = None
     apiKey: ApiKeyMethod | None = None  # noqa: N815
+    spiffe: SpiffeMethod | None = None
+    clientCertificate: ClientCertificateMethod | None = None  # noqa: N815
     onInvalid: Literal["deny", "skip"] = Field(  # noqa: N815
         "deny", description="skip: try the next way that reads the same credential."
     )
@@ -79,8 +136,9 @@ class IdentifyMethod(Part):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> IdentifyMethod:
-        if sum(way is not None for way in (self.jwt, self.introspection, self.apiKey)) != 1:
-            raise ValueError("exactly one of jwt, introspection, apiKey is needed")
+        names = ("jwt", "introspection", "apiKey", "spiffe", "clientCertificate")
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"exactly one of {', '.join(names)} is needed")
         return self
 
 

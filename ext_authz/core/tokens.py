@@ -14,8 +14,7 @@ from ext_authz.core.lookups import FAILED, IssuerKeysLookup
 from ext_authz.core.model import Identified, Identity, Kind, Principal, Reason, Unidentified
 from ext_authz.core.policies import Issuer, Method
 from ext_authz.core.token_memory import SECONDS_AT_MOST, RememberedToken
-
-SUBJECT_CHARACTERS_AT_MOST = 256
+from ext_authz.core.words import is_header_safe
 
 
 class Refused(Exception):
@@ -165,13 +164,6 @@ def principal_of(payload: Mapping[str, Any], issuer: Issuer, kind: Kind) -> Prin
         groups=_words(payload, names.groups),
         claims=payload,
     )
-
-
-def is_header_safe(text: str) -> bool:
-    """Whether `text` is fit to be a header's value: printable, bounded, no space at its ends,
-    encodable.
-    """
-    return len(text) <= SUBJECT_CHARACTERS_AT_MOST and text.isprintable() and text == text.strip()
 
 
 def _at(payload: Mapping[str, Any], path: str) -> Any:

@@ -76,6 +76,15 @@ def _local_ratelimit(options: EnvoyOptions) -> local_ratelimit.LocalRateLimit:
 
 
 def _ext_authz(options: EnvoyOptions) -> ext_authz.ExtAuthz:
+    body = None
+    if options.ext_authz_body_bytes_at_most:
+        body = ext_authz.BufferSettings(
+            max_request_bytes=options.ext_authz_body_bytes_at_most,
+            # A longer one is cut, which rules about the body take for a failure, and not refused
+            # for those that don't ask.
+            allow_partial_message=True,
+            pack_as_bytes=True,
+        )
     return ext_authz.ExtAuthz(
         grpc_service=_grpc_service(
             EXT_AUTHZ_CLUSTER, options.ext_authz_timeout_seconds, retry_on=RETRY_CHECK_ON
@@ -87,6 +96,8 @@ def _ext_authz(options: EnvoyOptions) -> ext_authz.ExtAuthz:
         clear_route_cache=False,
         # Repeated headers one by one: their number counts (ext_authz.md, trap 12).
         encode_raw_headers=True,
+        include_peer_certificate=options.ext_authz_peer_certificate,
+        with_request_body=body,
     )
 
 

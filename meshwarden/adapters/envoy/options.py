@@ -34,6 +34,18 @@ class EnvoyOptions(BaseModel):
     ext_authz_timeout_seconds: float = Field(
         default=0.2, gt=0, le=5, description="A decision, retry included; then 503."
     )
+    ext_authz_peer_certificate: bool = Field(
+        default=False,
+        description="Sends the client's certificate: for policies that name its authorities, or "
+        "read more of it than its principal.",
+    )
+    ext_authz_body_bytes_at_most: int = Field(
+        default=0,
+        ge=0,
+        le=MEBIBYTE,
+        description="How much of a request's body is sent; 0: none, and the request is not held "
+        "back for it.",
+    )
 
     ratelimit_enabled: bool = Field(default=True, description="False asks no rate-limit service.")
     ratelimit_host: Host = Field(default="127.0.0.1", description="Address or DNS name.")
