@@ -42,6 +42,7 @@ CheckResponse = message_class("envoy.service.auth.v3.CheckResponse")
 Ask = Callable[[Lookup], Awaitable[object]]
 """Asks what a verdict lacks. Raises `Unavailable` where nobody answers."""
 
+NOTHING: Mapping[str, str] = {}
 LOOKUPS_AT_MOST = 4
 """For one request."""
 
@@ -163,6 +164,9 @@ def decode(message: bytes) -> Request | None:
         source_address=attributes.source.address.socket_address.address,
         source_principal=attributes.source.principal,
         source_certificate=attributes.source.certificate,
+        scheme=http.scheme,
+        body=http.raw_body or http.body.encode(),
+        context=dict(attributes.context_extensions) if attributes.context_extensions else NOTHING,
     )
 
 

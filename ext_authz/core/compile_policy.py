@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
-from ipaddress import ip_network
+from datetime import time
 from typing import Any
+from zoneinfo import ZoneInfo
 
+from ext_authz.core.addresses import parse_networks
 from ext_authz.core.certificates import Authorities
 from ext_authz.core.conditions import Condition
-from ext_authz.core.paths import parse_pattern
+from ext_authz.core.paths import PathPattern, parse_pattern
 from ext_authz.core.peers import PeerWay, TrustedProxies
 from ext_authz.core.policies import CompiledRule, Method, MethodKind, OnUnavailable, Policy, Source
 from ext_authz.core.policy_kind import (
@@ -20,10 +23,14 @@ from ext_authz.core.policy_kind import (
     IntrospectionMethod,
     Rule,
     SpiffeMethod,
+    TimeOfWeek,
 )
 from ext_authz.core.references import References
 from ext_authz.core.resources import Resources
+from ext_authz.core.time_windows import DAYS, TimeWindow
 from meshwarden.core.documents import Document, Path
+
+_PATH_VARIABLE = re.compile(r"""request\.path_variables(?:\.(\w+)|\[\s*["'](\w+)["']\s*\])""")
 
 
 class PolicyCompiler:
@@ -68,6 +75,7 @@ class PolicyCompiler:
             allow_rules=tuple(rule for effect, rule in rules if effect == "allow"),
             challenges=_challenges(methods, spec.realm),
             forwards_credential=spec.forwardCredential,
+            trusted_proxies=parse_networks(spec.trustedProxies),
         )
 
     def _method(self, document: Document, index: int, method: IdentifyMethod) -> Method:
@@ -106,7 +114,7 @@ class PolicyCompiler:
         self, document: Document, path: Path, peer: SpiffeMethod | ClientCertificateMethod
     ) -> PeerWay:
         proxies = peer.forwarded.trustedProxies if peer.forwarded else []
-        networks = tuple(ip_network(text) for text in proxies if not _is_principal(text))
+        networks = parse_networks(text for text in proxies if not _is_principal(text))
         principals = frozenset(filter(_is_principal, proxies))
         domains = peer.trustDomains if isinstance(peer, SpiffeMethod) else []
         authorities = None
@@ -123,25 +131,57 @@ class PolicyCompiler:
         path: Path = ("spec", "rules", index)
         self._references.known(document, "AccessRole", rule.roles, (*path, "roles"))
         self._references.granted_permissions(document, rule.permissions, (*path, "permissions"))
-        condition = None
-        if rule.when is not None:
-            try:
-                condition = Condition(rule.when)
-            except ValueError as error:
-                self._resources.refuse(document, f"when: {error}", (*path, "when"))
+        patterns = tuple(parse_pattern(text) for text in rule.paths)
+        condition = self._condition(document, (*path, "when"), rule.when, patterns)
         default = "identified" if rule.effect == "allow" else "anyone"
         return CompiledRule(
             name=rule.name,
             is_for_anyone=(rule.callers or default) == "anyone",
             methods=frozenset(rule.methods),
-            patterns=tuple(parse_pattern(text) for text in rule.paths),
+            is_denial=rule.effect == "deny",
+            patterns=patterns,
             roles=frozenset(rule.roles),
             permissions=frozenset(rule.permissions),
             scopes=frozenset(rule.scopes),
             groups=frozenset(rule.groups),
             principals=frozenset(rule.principals),
+            headers=tuple((name, frozenset(values)) for name, values in rule.headers.items()),
+            query=tuple((name, frozenset(values)) for name, values in rule.query.items()),
+            grpc=tuple(_grpc_method(text) for text in rule.grpc),
+            client_networks=parse_networks(rule.clientAddresses),
+            times=tuple(map(_time_window, rule.times)),
             condition=condition,
         )
+
+    def _condition(
+        self, document: Document, path: Path, text: str | None, patterns: tuple[PathPattern, ...]
+    ) -> Condition | None:
+        if text is None:
+            return None
+        try:
+            condition = Condition(text)
+        except ValueError as error:
+            self._resources.refuse(document, f"when: {error}", path)
+            return None
+        for name in sorted({a or b for a, b in _PATH_VARIABLE.findall(text)}):
+            if not patterns or any(name not in dict(p.names).values() for p in patterns):
+                what = f"when: not every path of the rule has a segment '{{{name}}}'"
+                self._resources.refuse(document, what, path)
+        return condition
+
+
+def _grpc_method(text: str) -> tuple[str, str]:
+    service, _, method = text.partition("/")
+    return service, "" if method == "*" else method
+
+
+def _time_window(times: TimeOfWeek) -> TimeWindow:
+    return TimeWindow(
+        days=frozenset(DAYS.index(day) for day in times.days),
+        begins=time.fromisoformat(times.begins),
+        ends=time.fromisoformat(times.ends),
+        zone=ZoneInfo(times.timeZone),
+    )
 
 
 def _is_principal(text: str) -> bool:

@@ -11,22 +11,20 @@ and 403 for a known one. `decide` awaits nothing, locks nothing, reads no clock.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
 
-from ext_authz.core.conditions import variables_of
+from ext_authz.core.addresses import covers
 from ext_authz.core.credentials import credential_removal
+from ext_authz.core.facts import Facts
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
 from ext_authz.core.known import NO_ANSWERS, Known
 from ext_authz.core.lookups import Answers
 from ext_authz.core.model import (
-    ANONYMOUS,
     HeaderMutation,
-    Identified,
-    Identity,
-    Principal,
     Reason,
     Request,
     Unidentified,
@@ -34,59 +32,7 @@ from ext_authz.core.model import (
 )
 from ext_authz.core.paths import InvalidPath, normalized, split_target
 from ext_authz.core.policies import CompiledRule, Policy, PolicySet
-
-
-class Facts:
-    """What rules are held against: the request read once, and the caller.
-
-    `method` is in upper case, because many upstreams read `delete` as DELETE.
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        path: str,
-        query: str,
-        *,
-        identity: Identity,
-        policies: PolicySet,
-        now: float,
-    ) -> None:
-        self.request = request
-        self.method = request.method.upper()
-        self.path = path
-        self.query = query
-        self.identity = identity
-        self.is_identified = isinstance(identity, Identified)
-        self.principal: Principal = (
-            identity.principal if isinstance(identity, Identified) else ANONYMOUS
-        )
-        principal = self.principal
-        self.roles = (
-            policies.roles.held(principal.name, principal.roles, principal.groups)
-            if self.is_identified
-            else frozenset()
-        )
-        self._policies = policies
-        self._now = now
-        self._variables: Any = None
-        self._has_no_variables = False
-
-    def permissions(self) -> frozenset[str]:
-        return self._policies.roles.granted(self.roles)
-
-    def variables(self) -> Any:
-        """What conditions see; None when it can't be made of this request, so that they fail."""
-        if self._variables is None and not self._has_no_variables:
-            try:
-                self._variables = variables_of(
-                    self.request, self.path, self.query, self.principal, self.roles, self._now
-                )
-            except Exception:
-                # Conversion into CEL's values raises what it likes; a condition that can't run has
-                # failed. Tried once: there may be many conditions, and the request may be large.
-                self._has_no_variables = True
-        return self._variables
+from ext_authz.core.variables import values_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,40 +50,47 @@ class Outcome:
 
 
 _MATCH = Outcome()
-_UNMET = {
-    name: Outcome(name)
-    for name in (
-        *("methods", "paths", "callers", "roles", "permissions", "scopes", "groups"),
-        *("principals", "when"),
-    )
-}
 _WHEN_FAILED = Outcome("when", has_failed=True)
+_QUERY_FAILED = Outcome("query", has_failed=True)
+
+
+@cache
+def _unmet(name: str) -> Outcome:
+    return Outcome(name)
 
 
 def examine(rule: CompiledRule, facts: Facts) -> Outcome:
     """Hold one rule against the request, the cheapest questions first."""
-    unmet = _first_unmet(rule, facts)
+    if rule.methods and facts.method not in rule.methods:
+        return _unmet("methods")
+    pattern = None
+    if rule.patterns:
+        pattern = next((found for found in rule.patterns if found.matches(facts.path)), None)
+        if pattern is None:
+            return _unmet("paths")
+    unmet = _first_unmet_of_caller(rule, facts) or _first_unmet_of_request(rule, facts)
     if unmet:
-        return _UNMET[unmet]
+        return _unmet(unmet)
+    if rule.query:
+        outcome = _examine_query(rule, facts)
+        if outcome is not _MATCH:
+            return outcome
     if rule.condition is None:
         return _MATCH
-    result = rule.condition.holds(facts.variables())
+    variables = pattern.variables(facts.path) if pattern is not None and pattern.names else {}
+    result = rule.condition.holds(values_for(rule.condition, facts, variables))
     if result is None:
         return _WHEN_FAILED
-    return _MATCH if result else _UNMET["when"]
+    return _MATCH if result else _unmet("when")
 
 
-def _first_unmet(rule: CompiledRule, facts: Facts) -> str:
-    """The first thing that `rule` asks for and that does not hold; its condition is not asked."""
-    if rule.methods and facts.method not in rule.methods:
-        return "methods"
-    if rule.patterns and not any(pattern.matches(facts.path) for pattern in rule.patterns):
-        return "paths"
+def _first_unmet_of_caller(rule: CompiledRule, facts: Facts) -> str:
+    """The first thing that `rule` asks of the caller and that does not hold."""
     if not (rule.is_for_anyone or facts.is_identified):
         return "callers"
     if rule.roles and rule.roles.isdisjoint(facts.roles):
         return "roles"
-    if rule.permissions and not rule.permissions <= facts.permissions():
+    if rule.permissions and not rule.permissions <= facts.permissions:
         return "permissions"
     if not rule.scopes <= facts.principal.scopes:
         return "scopes"
@@ -146,6 +99,46 @@ def _first_unmet(rule: CompiledRule, facts: Facts) -> str:
     if rule.principals and facts.principal.name not in rule.principals:
         return "principals"
     return ""
+
+
+def _first_unmet_of_request(rule: CompiledRule, facts: Facts) -> str:
+    """The first thing that `rule` asks of the request, besides its method, path, query and
+    condition, and that does not hold.
+    """
+    for name, values in rule.headers:
+        given = facts.request.headers.get(name)
+        if given is None or not _is_met([given], values, rule):
+            parts = [] if given is None else [part.strip() for part in given.split(",")]
+            if not _is_met(parts, values, rule):
+                return "headers"
+    if rule.grpc:
+        service, method = facts.grpc
+        wanted = rule.grpc
+        if not service or ((service, method) not in wanted and (service, "") not in wanted):
+            return "grpc"
+    if rule.client_networks and not covers(rule.client_networks, facts.client_address):
+        return "clientAddresses"
+    if rule.times and not any(window.covers(facts.now) for window in rule.times):
+        return "times"
+    return ""
+
+
+def _examine_query(rule: CompiledRule, facts: Facts) -> Outcome:
+    try:
+        parameters = facts.query_parameters
+    except ValueError:
+        return _QUERY_FAILED
+    is_met = all(_is_met(parameters.get(name, []), values, rule) for name, values in rule.query)
+    return _MATCH if is_met else _unmet("query")
+
+
+def _is_met(given: Sequence[str], wanted: frozenset[str], rule: CompiledRule) -> bool:
+    """Whether values that were sent are those that a rule names. Which of several the upstream
+    reads nobody knows: all of them must be named to allow, and one is enough to deny.
+    """
+    if rule.is_denial:
+        return not wanted.isdisjoint(given)
+    return bool(given) and wanted.issuperset(given)
 
 
 def decide(
@@ -175,7 +168,9 @@ def decide(
         )
     known = Known(policies, keys, now, answers)
     identity = identify(request, query, policy=policy, known=known)
-    facts = Facts(request, path, query, identity=identity, policies=policies, now=now)
+    facts = Facts(
+        request, path, query, identity=identity, policy=policy, policies=policies, now=now
+    )
     return judge(facts, policy, policies)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ext_authz.core.credentials import find_credential
-from ext_authz.core.engine import Facts, decide, examine
+from ext_authz.core.engine import decide, examine
+from ext_authz.core.facts import Facts
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
@@ -30,7 +31,9 @@ def explain(request: Request, policies: PolicySet, keys: Keys, now: float) -> di
             steps.append({"step": "path", "normalised": path})
             known = Known(policies, keys, now)
             identity = identify(request, query, policy=policy, known=known)
-            facts = Facts(request, path, query, identity=identity, policies=policies, now=now)
+            facts = Facts(
+                request, path, query, identity=identity, policy=policy, policies=policies, now=now
+            )
             steps.append(_caller(facts, policy))
             steps.extend(_rules(facts, policy))
     return {"verdict": described(verdict), "steps": steps}

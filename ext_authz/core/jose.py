@@ -84,7 +84,7 @@ def _json_object(content: bytes, what: str) -> dict[str, Any]:
         raise Malformed(f"the {what} is not JSON") from None
     if not isinstance(value, dict):
         raise Malformed(f"the {what} is not an object")
-    if not _is_shallow(value, DEPTH_AT_MOST):
+    if not is_shallow(value, DEPTH_AT_MOST):
         raise Malformed(f"the {what} is nested too deeply")
     return value
 
@@ -100,11 +100,12 @@ def _no_constant(_text: str) -> Any:
     raise Malformed("NaN and Infinity are not JSON")
 
 
-def _is_shallow(value: Any, levels: int) -> bool:
+def is_shallow(value: Any, levels: int) -> bool:
+    """Whether collections in `value` are nested at most `levels` deep."""
     if isinstance(value, dict):
-        return levels > 0 and all(_is_shallow(inner, levels - 1) for inner in value.values())
+        return levels > 0 and all(is_shallow(inner, levels - 1) for inner in value.values())
     if isinstance(value, list):
-        return levels > 0 and all(_is_shallow(inner, levels - 1) for inner in value)
+        return levels > 0 and all(is_shallow(inner, levels - 1) for inner in value)
     return True
 
 

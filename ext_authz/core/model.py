@@ -76,6 +76,7 @@ class Request:
     does), without pseudo-headers. `header_count`: how many header lines there were, 0 where the
     proxy does not tell. `target`: path and query, undecoded. `host`: as received. `source_address`,
     `source_principal` and `source_certificate` (URL-encoded PEM) are of the proxy's direct peer.
+    `context`: what the proxy's configuration adds for a route (`context_extensions`).
     """
 
     method: str
@@ -86,6 +87,9 @@ class Request:
     source_address: str = ""
     source_principal: str = ""
     source_certificate: str = field(default="", repr=False)
+    scheme: str = ""
+    body: bytes = field(default=b"", repr=False)
+    context: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

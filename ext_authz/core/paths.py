@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 PATH_CHARACTERS_AT_MOST = 8192
 
@@ -117,6 +117,13 @@ class PathPattern:
     text: str
     segments: tuple[str | None, ...]
     is_tree: bool
+    names: tuple[tuple[int, str], ...] = ()
+    """The named segments: position and name."""
+
+    def variables(self, path: str) -> dict[str, str]:
+        """The named segments of a normalised `path` that matches, unescaped."""
+        parts = path.rstrip("/").split("/")[1:]
+        return {name: unquote(parts[position]) for position, name in self.names}
 
     def matches(self, path: str) -> bool:
         """Whether the normalised `path` matches."""
@@ -135,14 +142,19 @@ def parse_pattern(text: str) -> PathPattern:
     if not text.startswith("/"):
         raise ValueError(f"the path '{text}' must begin with a slash")
     segments: list[str | None] = []
+    names: list[tuple[int, str]] = []
     parts = text.rstrip("/").split("/")[1:]
     for index, part in enumerate(parts):
         if part == "**":
             if index != len(parts) - 1:
                 raise ValueError(f"'**' may stand only at the end of the path '{text}'")
-            return PathPattern(text, tuple(segments), is_tree=True)
+            return PathPattern(text, tuple(segments), is_tree=True, names=tuple(names))
         if part == "*" or re.fullmatch(r"\{[A-Za-z_][A-Za-z0-9_]*\}", part):
             segments.append(None)
+            if part != "*":
+                if any(name == part[1:-1] for _, name in names):
+                    raise ValueError(f"'{part}' stands twice in the path '{text}'")
+                names.append((index, part[1:-1]))
         elif "*" in part or "{" in part or "}" in part:
             raise ValueError(f"'*' and '{{name}}' must be whole segments of the path '{text}'")
         elif normalized(f"/{part}") != f"/{part}" or not part:
@@ -151,4 +163,4 @@ def parse_pattern(text: str) -> PathPattern:
             )
         else:
             segments.append(part)
-    return PathPattern(text, tuple(segments), is_tree=False)
+    return PathPattern(text, tuple(segments), is_tree=False, names=tuple(names))

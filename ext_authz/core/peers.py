@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
+from ext_authz.core.addresses import Network, covers
 from ext_authz.core.certificates import Authorities, Certificate, parse_certificate
 from ext_authz.core.model import (
     Identified,
@@ -33,7 +33,7 @@ UNTRUSTED = Reason.UNTRUSTED_CERTIFICATE
 class TrustedProxies:
     """Proxies that are believed: by address, or by the principal that they show."""
 
-    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    networks: tuple[Network, ...] = ()
     principals: frozenset[str] = frozenset()
 
     def cover(self, request: Request) -> bool:
@@ -41,19 +41,6 @@ class TrustedProxies:
         if request.source_principal and request.source_principal in self.principals:
             return True
         return covers(self.networks, request.source_address)
-
-
-def covers(networks: tuple[IPv4Network | IPv6Network, ...], address: str) -> bool:
-    """Whether `address` lies in one of `networks`; an IPv4-mapped IPv6 address counts as IPv4."""
-    if not networks:
-        return False
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return False
-    if found.version == 6 and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return any(found in network for network in networks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
+from ext_authz.core.addresses import Network
 from ext_authz.core.conditions import Condition
 from ext_authz.core.hosts import HostIndex
 from ext_authz.core.issuer_kind import TokenIssuerSpec
 from ext_authz.core.jwks import EMPTY, KeySet
 from ext_authz.core.paths import PathPattern
 from ext_authz.core.peers import PeerWay
+from ext_authz.core.time_windows import TimeWindow
 
 HEADERS_AT_MOST = 80
 """Envoy's limit of 100 counts what we add, too; beyond it the caller gets an empty 500."""
@@ -83,6 +85,7 @@ class CompiledRule:
 
     name: str
     is_for_anyone: bool
+    is_denial: bool = False
     methods: frozenset[str] = frozenset()
     patterns: tuple[PathPattern, ...] = ()
     roles: frozenset[str] = frozenset()
@@ -90,6 +93,12 @@ class CompiledRule:
     scopes: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
     principals: frozenset[str] = frozenset()
+    headers: tuple[tuple[str, frozenset[str]], ...] = ()
+    query: tuple[tuple[str, frozenset[str]], ...] = ()
+    grpc: tuple[tuple[str, str], ...] = ()
+    """Service and method; an empty method stands for all of them."""
+    client_networks: tuple[Network, ...] = ()
+    times: tuple[TimeWindow, ...] = ()
     condition: Condition | None = None
 
 
@@ -103,6 +112,8 @@ class Policy:
     challenges: tuple[str, ...] = ()
     """WWW-Authenticate values without their error parameters."""
     forwards_credential: bool = False
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose X-Forwarded-For is believed."""
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -35,6 +36,28 @@ def _trusted_proxy(text: str) -> str:
     return text
 
 
+def _time_zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"there is no time zone '{text}'") from None
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no address and no network: {error}") from None
+    return text
+
+
+TimeOfDay = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+NetworkText = Annotated[str, AfterValidator(_network)]
+Values = Annotated[list[str], Field(min_length=1, max_length=100)]
+GrpcMethod = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*/([A-Za-z_]\w*|\*)$", max_length=256)
+]
 TrustedProxy = Annotated[Word, AfterValidator(_trusted_proxy)]
 TrustDomain = Annotated[str, StringConstraints(pattern=f"^{TRUST_DOMAIN}$")]
 
@@ -142,6 +165,21 @@ class IdentifyMethod(Part):
         return self
 
 
+class TimeOfWeek(Part):
+    """A time of the day on some days of the week."""
+
+    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = Field(
+        ["mon", "tue", "wed", "thu", "fri", "sat", "sun"], min_length=1, max_length=7
+    )
+    begins: TimeOfDay = Field("00:00", description="From this time on, HH:MM.")
+    ends: TimeOfDay = Field(
+        "00:00", description="Until just before it; where it is not after `begins`, the next day's."
+    )
+    timeZone: Annotated[str, AfterValidator(_time_zone)] = Field(  # noqa: N815
+        "UTC", description="Of the IANA database, such as Europe/Berlin."
+    )
+
+
 class Rule(Part):
     """Matches when everything that it names holds; `allow` rules allow, `deny` rules deny and
     win.
@@ -161,6 +199,24 @@ class Rule(Part):
     scopes: list[Word] = Field([], description="All of them.")
     groups: list[Word] = Field([], description="Any of them.")
     principals: list[PrincipalName] = Field([], description="Any of them, such as key:service.")
+    headers: dict[HeaderName, Values] = Field(
+        {},
+        max_length=20,
+        description="Each must have one of these values. Of several values all must be named to "
+        "allow, and one is enough to deny.",
+    )
+    query: dict[Word, Values] = Field(
+        {}, max_length=20, description="The same of query parameters, unescaped."
+    )
+    grpc: list[GrpcMethod] = Field(
+        [], description="Any of them: orders.v1.Orders/Get, or orders.v1.Orders/* for a service."
+    )
+    clientAddresses: list[NetworkText] = Field(  # noqa: N815
+        [],
+        max_length=1000,
+        description="Any of these networks: where the client is, behind `trustedProxies`.",
+    )
+    times: list[TimeOfWeek] = Field([], max_length=50, description="At any of these times.")
     when: Annotated[str, StringConstraints(max_length=CONDITION_CHARACTERS_AT_MOST)] | None = Field(
         None, description="A CEL condition over request, source and principal."
     )
@@ -190,6 +246,11 @@ class AccessPolicySpec(Part):
         },
         max_length=16,
         description="How the upstream learns who is calling; client-sent copies never pass.",
+    )
+    trustedProxies: list[NetworkText] = Field(  # noqa: N815
+        [],
+        max_length=1000,
+        description="Proxies before us whose X-Forwarded-For tells the client's address.",
     )
     forwardCredential: bool = Field(  # noqa: N815
         False, description="Whether the upstream gets the credential itself."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.core.engine import Facts, decide, examine
+from ext_authz.core.engine import decide, examine
+from ext_authz.core.facts import Facts
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.jose import Malformed, parse_token
@@ -124,7 +125,13 @@ def test_a_decision_never_raises_and_allows_only_by_a_rule_that_matches(request_
     known = Known(MADE.policies, MADE.keys, NOW)
     identity = identify(request_, query, policy=policy, known=known)
     facts = Facts(
-        request_, normalized(path), query, identity=identity, policies=MADE.policies, now=NOW
+        request_,
+        normalized(path),
+        query,
+        identity=identity,
+        policy=policy,
+        policies=MADE.policies,
+        now=NOW,
     )
     assert next(r.name for r in policy.allow_rules if examine(r, facts).matches) == verdict.rule
     assert not any(

@@ -1,0 +1,95 @@
+"""What rules are held against: the request read once, and its caller."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qs
+
+from ext_authz.core.addresses import HEADER as FORWARDED_FOR
+from ext_authz.core.addresses import client_address
+from ext_authz.core.bodies import Body, Form, body_of
+from ext_authz.core.hosts import normalized_host
+from ext_authz.core.model import ANONYMOUS, Identified, Identity, Principal, Request
+from ext_authz.core.policies import Policy, PolicySet
+
+QUERY_PARAMETERS_AT_MOST = 1000
+
+
+class Facts:
+    """Everything here is worked out when it is first asked for, and once.
+
+    `method` is in upper case, because many upstreams read `delete` as DELETE. Properties raise
+    `ValueError` where the request does not have what is asked for.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        path: str,
+        query: str,
+        *,
+        identity: Identity,
+        policy: Policy,
+        policies: PolicySet,
+        now: float,
+    ) -> None:
+        self.request = request
+        self.method = request.method.upper()
+        self.path = path
+        self.query = query
+        self.now = now
+        self.identity = identity
+        self.is_identified = isinstance(identity, Identified)
+        self.principal: Principal = (
+            identity.principal if isinstance(identity, Identified) else ANONYMOUS
+        )
+        self.values: dict[str, Any] = {}
+        """What conditions have read so far, by the name of the variable."""
+        self._policy = policy
+        self._policies = policies
+
+    @cached_property
+    def roles(self) -> frozenset[str]:
+        principal = self.principal
+        if not self.is_identified:
+            return frozenset()
+        held = self._policies.roles.held(principal.name, principal.roles, principal.groups)
+        return frozenset(held)
+
+    @cached_property
+    def permissions(self) -> frozenset[str]:
+        return self._policies.roles.granted(self.roles)
+
+    @cached_property
+    def host(self) -> str:
+        return normalized_host(self.request.host)
+
+    @cached_property
+    def query_parameters(self) -> dict[str, list[str]]:
+        """Raises `ValueError` for a query of too many, or with a `;`, where some servers split."""
+        if ";" in self.query:
+            raise ValueError("the query can be read in two ways")
+        return parse_qs(self.query, keep_blank_values=True, max_num_fields=QUERY_PARAMETERS_AT_MOST)
+
+    @cached_property
+    def client_address(self) -> str:
+        forwarded = self.request.headers.get(FORWARDED_FOR, "")
+        return client_address(self.request.source_address, forwarded, self._policy.trusted_proxies)
+
+    @cached_property
+    def body(self) -> Body:
+        return body_of(self.request.headers, self.request.body)
+
+    @cached_property
+    def form(self) -> tuple[Form, Form]:
+        """Raises `NoBody`."""
+        return self.body.form()
+
+    @cached_property
+    def grpc(self) -> tuple[str, str]:
+        """Service and method of a gRPC request; empty for any other."""
+        if not self.request.headers.get("content-type", "").startswith("application/grpc"):
+            return "", ""
+        service, _, method = self.path.lstrip("/").partition("/")
+        return (service, method) if service and method and "/" not in method else ("", "")
