@@ -218,7 +218,9 @@ def encode(verdict: Verdict, *, is_grpc: bool = False) -> bytes:
     response = CheckResponse()
     fields = response.dynamic_metadata.fields
     fields["reason"].string_value = verdict.reason
-    fields["principal"].string_value = verdict.principal.name
+    # Qualified where the policy is a namespace's: limits by principal must not span namespaces.
+    namespace, separator, _ = verdict.policy.rpartition("/")
+    fields["principal"].string_value = f"{namespace}{separator}{verdict.principal.name}"
     if verdict.principal.subject:
         fields["subject"].string_value = verdict.principal.subject
     if verdict.policy:

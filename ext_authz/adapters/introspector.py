@@ -48,7 +48,7 @@ class Introspector:
 
     def follow(self, policies: PolicySet) -> None:
         """Take the issuers of a new configuration."""
-        issuers = policies.issuers_by_name.items()
+        issuers = policies.issuers.items()
         self._issuers = {n: issuer for n, issuer in issuers if issuer.spec.introspection}
         self._discovered.clear()
 

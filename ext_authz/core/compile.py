@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 
 from ext_authz.core.api_keys import ApiKeys
 from ext_authz.core.compile_keys import KeyCompiler
-from ext_authz.core.compile_policy import PolicyCompiler
-from ext_authz.core.compile_roles import compile_roles
-from ext_authz.core.hosts import HostIndex, parse_host_pattern
+from ext_authz.core.compile_policy import compile_policy
+from ext_authz.core.hosts import HostIndex, parse_host_pattern, wildcards_above
+from ext_authz.core.place import Place
 from ext_authz.core.policies import HEADERS_AT_MOST, Policy, PolicySet
 from ext_authz.core.policy_kind import AccessPolicy
-from ext_authz.core.references import References
-from ext_authz.core.resources import Resources
+from ext_authz.core.resources import SHARED, Resources
 from ext_authz.core.revocations import Revocations
-from meshwarden.core.documents import parse
+from ext_authz.core.role_kinds import AccessRole
+from ext_authz.core.scopes import Scopes
+from meshwarden.core.documents import Document, parse
 from meshwarden.core.faults import InvalidInput
 from meshwarden.core.snapshot import Bundle
 
@@ -36,13 +37,14 @@ class Configured:
     api_keys: ApiKeys = field(default_factory=ApiKeys)
     revocations: Revocations = field(default_factory=Revocations)
     pepper: bytes = field(default=b"", repr=False)
+    role_count: int = 0
 
     def counts(self) -> dict[str, int]:
         """How much of what is configured."""
         return {
             "hosts": len(self.policies.policies),
             "issuers": len(self.policies.issuers),
-            "roles": len(self.policies.roles.closure),
+            "roles": self.role_count,
             "api_keys": len(self.api_keys),
             "revocations": len(self.revocations),
         }
@@ -104,19 +106,16 @@ def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured
     file.
     """
     resources = Resources(bundle.files)
-    references = References(resources)
     keys = KeyCompiler(
         resources,
         bundle.files,
         assumes_development_keys=options.assumes_development_keys,
     )
     issuers = keys.issuers()
-    roles = compile_roles(resources, references)
-    policies = _by_host(resources, PolicyCompiler(resources, references, bundle.files))
+    scopes = Scopes(resources, issuers)
     policy_set = PolicySet(
-        policies=HostIndex(policies),
+        policies=HostIndex(_by_host(resources, scopes, bundle.files)),
         issuers=issuers,
-        roles=roles,
         identity_headers=frozenset(
             header
             for _, resource in resources.of_kind(AccessPolicy)
@@ -125,17 +124,27 @@ def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured
         headers_at_most=options.headers_at_most,
     )
     pepper = keys.pepper()
-    result = Configured(policy_set, keys.api_keys(pepper), keys.revocations(), pepper)
+    result = Configured(
+        policy_set,
+        keys.api_keys(pepper),
+        keys.revocations(),
+        pepper,
+        len(resources.of_kind(AccessRole)),
+    )
     if resources.problems:
         raise InvalidInput(resources.problems)
     return result
 
 
-def _by_host(resources: Resources, compiler: PolicyCompiler) -> dict[str, Policy]:
-    """Each policy under each of its host patterns; one pattern belongs to one policy."""
+def _by_host(resources: Resources, scopes: Scopes, files: Mapping[str, bytes]) -> dict[str, Policy]:
+    """Each policy under each of its host patterns; one pattern belongs to one policy, and what lies
+    below a namespace's wildcard to that namespace.
+    """
     policies: dict[str, Policy] = {}
+    places: list[tuple[Document, int, str]] = []
     for document, resource in resources.of_kind(AccessPolicy):
-        policy = compiler.policy(document, resource)
+        scope = scopes.of(resource.namespace)
+        policy = compile_policy(resource, Place(resources, scope, files, document))
         for index, text in enumerate(resource.spec.hosts):
             host = parse_host_pattern(text)
             if host in policies:
@@ -144,4 +153,14 @@ def _by_host(resources: Resources, compiler: PolicyCompiler) -> dict[str, Policy
                 )
                 resources.refuse(document, what, ("spec", "hosts", index))
             policies[host] = policy
+            places.append((document, index, host))
+    for document, index, host in places:
+        if document.namespace == SHARED:
+            continue
+        for wildcard in wildcards_above(host):
+            owner = policies.get(wildcard)
+            if owner is not None and owner.namespace not in (SHARED, document.namespace):
+                what = f"the host '{host}' lies below '{wildcard}' of AccessPolicy '{owner.name}'"
+                hint = "a namespace can't take hosts from another"
+                resources.refuse(document, what, ("spec", "hosts", index), hint)
     return policies

@@ -9,7 +9,7 @@ from ext_authz.core.api_keys import ApiKeys, parse_key_file, parse_pepper
 from ext_authz.core.issuer_kind import TokenIssuer
 from ext_authz.core.jwks import EMPTY, KeySet, key_set, parse_jwks
 from ext_authz.core.policies import Issuer
-from ext_authz.core.resources import Resources
+from ext_authz.core.resources import SHARED, Resources, qualified
 from ext_authz.core.revocations import Revocations, parse_revocation_file
 from meshwarden.core.documents import Document, Path
 from meshwarden.core.faults import InvalidInput
@@ -33,26 +33,36 @@ class KeyCompiler:
         self._assumes_development_keys = assumes_development_keys
 
     def issuers(self) -> dict[str, Issuer]:
+        """Each TokenIssuer by its qualified name."""
         issuers: dict[str, Issuer] = {}
-        prefixes: dict[str, str] = {}
-        for document, resource in self._resources.of_kind(TokenIssuer):
-            spec = resource.spec
-            if spec.issuer in issuers:
-                first = issuers[spec.issuer].name
+        claimed: dict[tuple[str, str], str] = {}
+        prefixes: dict[tuple[str, str], Issuer] = {}
+        # The shared ones first: each namespace sees them beside its own.
+        found = sorted(self._resources.of_kind(TokenIssuer), key=lambda pair: pair[1].namespace)
+        for document, resource in found:
+            spec, namespace = resource.spec, resource.namespace
+            name = qualified(namespace, resource.name)
+            first = claimed.setdefault((namespace, spec.issuer), name)
+            if first != name:
                 what = f"the issuer '{spec.issuer}' is already TokenIssuer '{first}'"
                 self._resources.refuse(document, what, ("spec", "issuer"))
-            if spec.subjectPrefix in prefixes:
-                what = (
-                    f"TokenIssuer '{prefixes[spec.subjectPrefix]}' has the same subjectPrefix "
-                    f"'{spec.subjectPrefix}', so each could speak for the other's subjects"
-                )
-                self._resources.refuse(
-                    document, what, ("spec",), "give one of them another subjectPrefix"
-                )
-            prefixes[spec.subjectPrefix] = resource.name
             keys, secret = self._key_set(document, resource), self._secret(document, resource)
-            issuers[spec.issuer] = Issuer(resource.name, spec, keys, secret)
+            issuer = Issuer(name, spec, keys, secret)
+            issuers[name] = issuer
+            for scope in {namespace, SHARED}:
+                other = prefixes.get((scope, spec.subjectPrefix))
+                if other is not None and other.spec.issuer != spec.issuer:
+                    self._refuse_prefix(document, spec.subjectPrefix, other.name)
+            prefixes[namespace, spec.subjectPrefix] = issuer
         return issuers
+
+    def _refuse_prefix(self, document: Document, prefix: str, other: str) -> None:
+        what = (
+            f"TokenIssuer '{other}' has the same subjectPrefix '{prefix}', so each could speak for "
+            "the other's subjects"
+        )
+        hint = "give one of them another subjectPrefix"
+        self._resources.refuse(document, what, ("spec",), hint)
 
     def _key_set(self, document: Document, resource: TokenIssuer) -> KeySet | None:
         source = resource.spec.jwks

@@ -166,11 +166,8 @@ def decide(
         return replace(
             _denied(403, Reason.INVALID_PATH, f"the path {path.why}"), policy=policy.name
         )
-    known = Known(policies, keys, now, answers)
-    identity = identify(request, query, policy=policy, known=known)
-    facts = Facts(
-        request, path, query, identity=identity, policy=policy, policies=policies, now=now
-    )
+    identity = identify(request, query, Known(policy, keys, now, answers))
+    facts = Facts(request, path, query, identity=identity, policy=policy, now=now)
     return judge(facts, policy, policies)
 
 

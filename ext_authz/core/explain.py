@@ -29,11 +29,8 @@ def explain(request: Request, policies: PolicySet, keys: Keys, now: float) -> di
             steps.append({"step": "path", "refused": path.why})
         else:
             steps.append({"step": "path", "normalised": path})
-            known = Known(policies, keys, now)
-            identity = identify(request, query, policy=policy, known=known)
-            facts = Facts(
-                request, path, query, identity=identity, policy=policy, policies=policies, now=now
-            )
+            identity = identify(request, query, Known(policy, keys, now))
+            facts = Facts(request, path, query, identity=identity, policy=policy, now=now)
             steps.append(_caller(facts, policy))
             steps.extend(_rules(facts, policy))
     return {"verdict": described(verdict), "steps": steps}

@@ -11,7 +11,7 @@ from ext_authz.core.addresses import client_address
 from ext_authz.core.bodies import Body, Form, body_of
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.model import ANONYMOUS, Identified, Identity, Principal, Request
-from ext_authz.core.policies import Policy, PolicySet
+from ext_authz.core.policies import Policy
 
 QUERY_PARAMETERS_AT_MOST = 1000
 
@@ -31,7 +31,6 @@ class Facts:
         *,
         identity: Identity,
         policy: Policy,
-        policies: PolicySet,
         now: float,
     ) -> None:
         self.request = request
@@ -47,19 +46,18 @@ class Facts:
         self.values: dict[str, Any] = {}
         """What conditions have read so far, by the name of the variable."""
         self._policy = policy
-        self._policies = policies
 
     @cached_property
     def roles(self) -> frozenset[str]:
         principal = self.principal
         if not self.is_identified:
             return frozenset()
-        held = self._policies.roles.held(principal.name, principal.roles, principal.groups)
+        held = self._policy.roles.held(principal.name, principal.roles, principal.groups)
         return frozenset(held)
 
     @cached_property
     def permissions(self) -> frozenset[str]:
-        return self._policies.roles.granted(self.roles)
+        return self._policy.roles.granted(self.roles)
 
     @cached_property
     def host(self) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -37,6 +37,19 @@ def parse_host_pattern(text: str) -> str:
             f"'{text}' is no host pattern: write a name, '*.' and a name, or '*'; no port"
         )
     return pattern
+
+
+def wildcards_above(pattern: str) -> Iterator[str]:
+    """The patterns that cover every host of `pattern`, the nearest first; not itself.
+
+    >>> list(wildcards_above("*.shop.example.com"))
+    ['*.example.com', '*.com', '*']
+    """
+    labels = pattern.removeprefix("*.").split(".")[1:]
+    for start in range(len(labels)):
+        yield f"*.{'.'.join(labels[start:])}"
+    if pattern != "*":
+        yield "*"
 
 
 class HostIndex(Generic[Value]):

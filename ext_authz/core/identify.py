@@ -24,12 +24,13 @@ from ext_authz.core.model import (
     Unidentified,
 )
 from ext_authz.core.peers import by_peer
-from ext_authz.core.policies import Method, MethodKind, OnUnavailable, Policy
+from ext_authz.core.policies import Method, MethodKind, OnUnavailable
 from ext_authz.core.tokens import by_token
 
 
-def identify(request: Request, query: str, *, policy: Policy, known: Known) -> Identity:
+def identify(request: Request, query: str, known: Known) -> Identity:
     """The principal that the request's only credential proves, or its connection."""
+    policy = known.policy
     credential = find_credential(request, policy, query)
     if isinstance(credential, Unidentified):
         if credential.reason is not Reason.MISSING_CREDENTIAL:
@@ -79,7 +80,7 @@ def _by_api_key(text: str, _method: Method, known: Known) -> Identity:
             told = "the key store does not answer"
             return Unidentified(Reason.KEY_STORE_UNAVAILABLE, told, is_fault=True)
         record = answer if isinstance(answer, KeyRecord) else None
-    if record is None or not record.is_valid(known.now):
+    if record is None or not record.is_valid(known.now, known.policy.namespace):
         return Unidentified(Reason.INVALID_API_KEY, "the API key is unknown, expired or revoked")
     return Identified(
         Principal(

@@ -36,11 +36,10 @@ def by_introspection(token: str, method: Method, known: Known) -> Identity:
         return Unidentified(Reason.TOKEN_TOO_LARGE, what)
     if _FORM.match(token) is None:
         return Unidentified(Reason.MALFORMED_TOKEN, "the token has characters that none has")
-    (name,) = method.issuers
-    issuer = known.policies.issuers_by_name[name]
+    (issuer,) = method.issuers.values()
     identity = _remembered(token, issuer, known)
     if identity is None:
-        lookup = IntrospectionLookup(name, token)
+        lookup = IntrospectionLookup(issuer.name, token)
         if lookup not in known.answers:
             return Unidentified(Reason.INACTIVE_TOKEN, "the token is asked about", lookup=lookup)
         identity = _judged(token, issuer, known.answers[lookup], known)

@@ -14,6 +14,11 @@ Name = Annotated[
     StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63),
     Field(description="A DNS label, as Kubernetes wants it."),
 ]
+Namespace = Annotated[
+    str,
+    StringConstraints(pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$", max_length=63),
+    Field(description="Whose it is; without one it is shared by all namespaces."),
+]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+$", max_length=100)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/@\s]+(/\S*)?$", max_length=2048)]
@@ -45,7 +50,7 @@ class Part(BaseModel):
 
 class Metadata(Part):
     name: Name
-    namespace: str = ""
+    namespace: Namespace = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
 
@@ -57,6 +62,10 @@ class Resource(Part):
     @property
     def name(self) -> str:
         return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
 
 
 if API_VERSION != "meshwarden.io/v1alpha1":

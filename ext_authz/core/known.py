@@ -1,4 +1,4 @@
-"""What a caller is identified with: policies, keys, the time, and answers to earlier look-ups."""
+"""What a caller is identified with: the policy, keys, the time, and answers to earlier look-ups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from ext_authz.core.keys import Keys
 from ext_authz.core.lookups import Answers
-from ext_authz.core.policies import PolicySet
+from ext_authz.core.policies import Policy
 
 NO_ANSWERS: Answers = MappingProxyType({})
 
@@ -16,7 +16,7 @@ NO_ANSWERS: Answers = MappingProxyType({})
 class Known:
     """`now`: seconds since the epoch."""
 
-    policies: PolicySet
+    policy: Policy
     keys: Keys
     now: float
     answers: Answers = field(default_factory=lambda: NO_ANSWERS)

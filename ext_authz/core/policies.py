@@ -24,7 +24,7 @@ HEADERS_AT_MOST = 80
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """A TokenIssuer; equal when its settings are."""
+    """A TokenIssuer, by its qualified name; equal when its settings are."""
 
     name: str
     spec: TokenIssuerSpec = field(hash=False)
@@ -65,14 +65,14 @@ class OnUnavailable(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to identify. `issuers` (names) are those trusted by a JWT method, the one that is
-    asked by introspection. `skips_invalid`: where its credential is not valid the next method that
-    reads it is tried.
+    """One way to identify. `issuers` (by the `iss` of their tokens) are those trusted by a JWT
+    method, the one that is asked by introspection. `skips_invalid`: where its credential is not
+    valid the next method that reads it is tried.
     """
 
     kind: MethodKind
     sources: tuple[Source, ...]
-    issuers: frozenset[str] = frozenset()
+    issuers: Mapping[str, Issuer] = field(default_factory=dict, hash=False)
     skips_invalid: bool = False
     on_unavailable: OnUnavailable = OnUnavailable.DENY
     peer: PeerWay | None = None
@@ -100,26 +100,6 @@ class CompiledRule:
     client_networks: tuple[Network, ...] = ()
     times: tuple[TimeWindow, ...] = ()
     condition: Condition | None = None
-
-
-@dataclass(frozen=True)
-class Policy:
-    name: str
-    methods: tuple[Method, ...]
-    identity_headers: tuple[tuple[str, str], ...]
-    deny_rules: tuple[CompiledRule, ...]
-    allow_rules: tuple[CompiledRule, ...]
-    challenges: tuple[str, ...] = ()
-    """WWW-Authenticate values without their error parameters."""
-    forwards_credential: bool = False
-    trusted_proxies: tuple[Network, ...] = ()
-    """Whose X-Forwarded-For is believed."""
-
-    @cached_property
-    def sources(self) -> tuple[Source, ...]:
-        """Every place that credentials are read from, each once."""
-        found = (source for method in self.methods for source in method.sources)
-        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +135,40 @@ class Roles:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """`name` is qualified by `namespace`; `roles` are those that the namespace sees."""
+
+    name: str
+    methods: tuple[Method, ...]
+    identity_headers: tuple[tuple[str, str], ...]
+    deny_rules: tuple[CompiledRule, ...]
+    allow_rules: tuple[CompiledRule, ...]
+    challenges: tuple[str, ...] = ()
+    """WWW-Authenticate values without their error parameters."""
+    forwards_credential: bool = False
+    namespace: str = ""
+    roles: Roles = field(default_factory=Roles)
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose X-Forwarded-For is believed."""
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """Every place that credentials are read from, each once."""
+        found = (source for method in self.methods for source in method.sources)
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
 class PolicySet:
     """Everything that was configured."""
 
     policies: HostIndex[Policy]
-    issuers: Mapping[str, Issuer]
-    """By the `iss` of their tokens."""
-    roles: Roles = field(default_factory=Roles)
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    """By their qualified names."""
     identity_headers: frozenset[str] = frozenset()
     """The identity headers of all policies: none may come from a client."""
     headers_at_most: int = HEADERS_AT_MOST
 
-    @cached_property
-    def issuers_by_name(self) -> Mapping[str, Issuer]:
-        return {issuer.name: issuer for issuer in self.issuers.values()}
-
     def keys_configured(self) -> dict[str, KeySet]:
         """The key set of each issuer by its name; empty for those whose keys are fetched."""
-        return {issuer.name: issuer.keys or EMPTY for issuer in self.issuers.values()}
+        return {name: issuer.keys or EMPTY for name, issuer in self.issuers.items()}

@@ -7,7 +7,7 @@ service's business. What several resources mean together is `compile.py`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ext_authz.core.kind_parts import Resource
 from ext_authz.core.kinds import MODELS
@@ -24,26 +24,51 @@ from meshwarden.core.faults import InvalidInput, Problem
 SomeResource = TypeVar("SomeResource", bound=Resource)
 
 
+SHARED = ""
+"""The namespace of resources that name none: every other one sees them."""
+
+
+def qualified(namespace: str, name: str) -> str:
+    """A name as it is told: `orders`, or `shop/orders` in the namespace `shop`."""
+    return f"{namespace}/{name}" if namespace else name
+
+
 class Resources:
     """What was read; `problems` grows as more is found to be wrong."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.problems: list[Problem] = []
-        self.named: dict[str, set[str]] = {kind: set() for kind in MODELS}
-        """Every resource by its name, the faulty ones, too: naming one of those is no fault."""
-        self._valid: dict[str, dict[str, tuple[Document, Resource]]] = {kind: {} for kind in MODELS}
+        self._named: dict[str, dict[str, set[str]]] = {kind: {} for kind in MODELS}
+        self._valid: dict[str, dict[str, dict[str, tuple[Document, Any]]]] = {
+            kind: {} for kind in MODELS
+        }
         for name, content in files.items():
             if name.endswith((".yaml", ".yml")):
                 self._read(name, content)
 
-    def of_kind(self, model: type[SomeResource]) -> list[tuple[Document, SomeResource]]:
-        """The valid resources of one kind, each with the document that it stands in."""
-        found = self._valid[model.__name__].values()
-        return [(document, resource) for document, resource in found if isinstance(resource, model)]
+    @property
+    def namespaces(self) -> set[str]:
+        """Every namespace that has a resource, and the shared one."""
+        return {SHARED}.union(*self._valid.values())
+
+    def names(self, kind: str, namespace: str) -> set[str]:
+        """Every resource by its name, the faulty ones, too: naming one of those is no fault."""
+        return self._named[kind].get(namespace, set())
+
+    def of_kind(
+        self, model: type[SomeResource], namespace: str | None = None
+    ) -> list[tuple[Document, SomeResource]]:
+        """The valid resources of one kind, of all namespaces or of one, each with the document that
+        it stands in.
+        """
+        found = self._valid[model.__name__]
+        parts = found.values() if namespace is None else [found.get(namespace, {})]
+        return [pair for part in parts for pair in part.values()]
 
     def are_all_valid(self, kind: str) -> bool:
         """Whether every resource of that kind that has a name was read."""
-        return self._valid[kind].keys() == self.named[kind]
+        valid = {namespace: set(part) for namespace, part in self._valid[kind].items()}
+        return valid == self._named[kind]
 
     def refuse(self, document: Document, what: str, path: Path = (), hint: str = "") -> None:
         """Note that `what` is wrong at `path` of `document`."""
@@ -68,7 +93,8 @@ class Resources:
             if model is None:
                 continue
             if document.name:
-                self.named[document.kind].add(document.name)
+                named = self._named[document.kind].setdefault(document.namespace, set())
+                named.add(document.name)
             if any("apiVersion" in problem.what for problem in problems):
                 continue
             try:
@@ -80,7 +106,7 @@ class Resources:
             self._add(document, resource)
 
     def _add(self, document: Document, resource: Resource) -> None:
-        named = self._valid[document.kind]
+        named = self._valid[document.kind].setdefault(resource.metadata.namespace, {})
         if resource.name in named:
             first = named[resource.name][0]
             what = f"{document.kind} '{resource.name}' stands twice"

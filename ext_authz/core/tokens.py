@@ -65,10 +65,9 @@ def _still_stands(remembered: RememberedToken, method: Method, known: Known) -> 
     """Whether the issuer's settings and keys are those that verified the token, and are trusted
     here.
     """
-    issuer = known.policies.issuers.get(remembered.issuer.spec.issuer)
+    issuer = method.issuers.get(remembered.issuer.spec.issuer)
     return (
         issuer is not None
-        and issuer.name in method.issuers
         and (issuer is remembered.issuer or issuer == remembered.issuer)
         and known.keys.of_issuer(issuer.name) is remembered.keys
     )
@@ -78,8 +77,8 @@ def _verified(text: str, method: Method, known: Known) -> RememberedToken:
     """The token's principal, and until when that is so. Raises `Refused` or `jose.Malformed`."""
     token = jose.parse_token(text)
     claimed = token.payload.get("iss")
-    issuer = known.policies.issuers.get(claimed) if isinstance(claimed, str) else None
-    if issuer is None or issuer.name not in method.issuers:
+    issuer = method.issuers.get(claimed) if isinstance(claimed, str) else None
+    if issuer is None:
         raise refused(Reason.UNKNOWN_ISSUER, "the token's issuer is not trusted here")
     spec = issuer.spec
     if token.algorithm not in spec.algorithms:

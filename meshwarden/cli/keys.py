@@ -84,6 +84,7 @@ def create_key(
     *,
     roles: tuple[str, ...] = (),
     scopes: tuple[str, ...] = (),
+    namespace: str = "",
     expires_in_seconds: float | None = None,
     key_id: str = "",
 ) -> tuple[str, KeyRecord]:
@@ -94,6 +95,7 @@ def create_key(
             "id": key_id or secrets.token_hex(6),
             "name": name,
             "digest": digest(key, pepper),
+            "namespace": namespace,
             "roles": roles,
             "scopes": scopes,
             "created_at": now,
@@ -106,6 +108,7 @@ def create_key(
 
 _WORDS = "is text without spaces, commas and what can't be printed, at most 256 characters"
 _WHAT_MAY_BE = {
+    "namespace": "is lower-case letters, digits and '-', at most 63, as Kubernetes' are",
     "name": "starts with a letter or digit, then at most 127 letters, digits or any of . _ / -",
     "roles": _WORDS,
     "scopes": _WORDS,
@@ -131,6 +134,9 @@ def create(
     name: Annotated[str, typer.Argument(help="Whose key: the principal is key:NAME.")],
     role: Annotated[list[str] | None, typer.Option(help="A role; repeat it for more.")] = None,
     scope: Annotated[list[str] | None, typer.Option(help="A scope; repeat it for more.")] = None,
+    namespace: Annotated[
+        str, typer.Option(help="Whose policies take the key; unset: those of every namespace.")
+    ] = "",
     expires_in: Annotated[
         float | None,
         typer.Option("--expires-in", parser=seconds, metavar="SECONDS", help="Unset: never."),
@@ -153,6 +159,7 @@ def create(
             name,
             roles=tuple(role or ()),
             scopes=tuple(scope or ()),
+            namespace=namespace,
             expires_in_seconds=expires_in,
         )
     if as_json:

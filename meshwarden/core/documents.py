@@ -49,6 +49,7 @@ class Document:
     lines: Mapping[Path, int] = field(repr=False)
     kind: str = ""
     name: str = ""
+    namespace: str = ""
 
     def line(self, path: Path = ()) -> int:
         """The line of `path`, or of its nearest parent that stands in the file."""
@@ -174,8 +175,10 @@ def parse(file: str, content: bytes) -> list[Document]:
         problems.extend(reader.problems)
         kind = value.get("kind", "") if isinstance(value, dict) else ""
         metadata = value.get("metadata") if isinstance(value, dict) else None
-        name = metadata.get("name", "") if isinstance(metadata, dict) else ""
-        documents.append(Document(file, value, reader.lines, str(kind or ""), str(name or "")))
+        named = metadata if isinstance(metadata, dict) else {}
+        envelope = (kind, named.get("name"), named.get("namespace"))
+        texts = (str(text or "") for text in envelope)
+        documents.append(Document(file, value, reader.lines, *texts))
     if problems:
         raise InvalidInput(problems)
     return documents

@@ -84,7 +84,9 @@ def test_another_pepper_verifies_nothing():
     ],
 )
 def test_a_key_is_valid_until_it_expires_or_is_revoked(changes, is_found):
-    assert (parsed(record(**changes)).find(KEY, NOW) is not None) is is_found
+    found = parsed(record(**changes)).find(KEY, NOW)
+    assert found is not None
+    assert found.is_valid(NOW) is is_found
 
 
 @pytest.mark.parametrize(

@@ -122,15 +122,13 @@ def test_a_decision_never_raises_and_allows_only_by_a_rule_that_matches(request_
         return
     policy = MADE.policies.policies.find(normalized_host(request_.host))
     path, query = split_target(request_.target)
-    known = Known(MADE.policies, MADE.keys, NOW)
-    identity = identify(request_, query, policy=policy, known=known)
+    identity = identify(request_, query, Known(policy, MADE.keys, NOW))
     facts = Facts(
         request_,
         normalized(path),
         query,
         identity=identity,
         policy=policy,
-        policies=MADE.policies,
         now=NOW,
     )
     assert next(r.name for r in policy.allow_rules if examine(r, facts).matches) == verdict.rule
