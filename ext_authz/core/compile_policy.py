@@ -28,6 +28,11 @@ def compile_policy(resource: AccessPolicy, place: Place) -> Policy:
             if source.place == "header" and source.name in spec.identityHeaders:
                 what = f"the header '{source.name}' brings the credential and the identity"
                 place.at("identify", index).refuse(what)
+    names: set[str] = set()
+    for index, rule in enumerate(spec.rules):
+        if rule.name in names:
+            place.at("rules", index, "name").refuse(f"the rule name '{rule.name}' stands twice")
+        names.add(rule.name)
     rules = [compile_rule(rule, place.at("rules", index)) for index, rule in enumerate(spec.rules)]
     return Policy(
         name=qualified(resource.namespace, resource.name),

@@ -55,6 +55,22 @@ _ENVIRONMENT = cel.NewEnv(variables={name: kind for name, (kind, _) in VARIABLES
 _POSITION = re.compile(r"<input>:(\d+):(\d+): (.*)")
 
 
+_PATTERN = re.compile(
+    r"""matches\(\s*(?:[^()'",]*,\s*)?(r?(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"))\s*\)"""
+)
+
+
+def _require_pattern(literal: str) -> None:
+    """Raise `ValueError` where a literal regular expression is none: it would fail each time."""
+    try:
+        value = _ENVIRONMENT.compile(f"''.matches({literal})").eval(_ENVIRONMENT.Activation({}))
+        is_one = value.type() == cel.Type.BOOL
+    except RuntimeError:
+        is_one = False
+    if not is_one:
+        raise ValueError(f"{literal} is no regular expression (RE2)")
+
+
 class Condition:
     """One compiled condition; `reads` are the variables that it needs."""
 
@@ -64,6 +80,8 @@ class Condition:
         """Raises `ValueError` with the position when `text` is no condition."""
         self.text = text
         self._expression = compiled(text)
+        for literal in _PATTERN.findall(text):
+            _require_pattern(literal)
         # More than it reads costs time alone; what is not named in the text it can't read.
         self.reads = tuple(name for name in VARIABLES if name.split(".")[1] in text)
         if self._expression.return_type() not in (cel.Type.BOOL, cel.Type.DYN):

@@ -75,6 +75,7 @@ def described(verdict: Verdict) -> dict[str, Any]:
         "principal": verdict.principal.name,
         "policy": verdict.policy,
         "rule": verdict.rule,
+        "needs": type(verdict.lookup).__name__ if verdict.lookup is not None else None,
         "headers": {header.name: header.value for header in verdict.headers},
         "headers_to_remove": list(verdict.headers_to_remove),
         "query_parameters_to_remove": list(verdict.query_parameters_to_remove),

@@ -261,10 +261,6 @@ class AccessPolicySpec(Part):
     def _consistent(self) -> AccessPolicySpec:
         for host in self.hosts:
             parse_host_pattern(host)
-        names = [rule.name for rule in self.rules]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"the rule name '{twice[0]}' stands twice")
         for forbidden in ("host", "authorization", "cookie", "content-length", "te", "connection"):
             if forbidden in self.identityHeaders:
                 raise ValueError(f"'{forbidden}' can't be an identity header")

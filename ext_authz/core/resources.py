@@ -18,6 +18,7 @@ from meshwarden.core.documents import (
     no_document,
     parse,
     validate,
+    validate_in_part,
 )
 from meshwarden.core.faults import InvalidInput, Problem
 
@@ -38,6 +39,7 @@ class Resources:
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.problems: list[Problem] = []
+        self._is_whole = dict.fromkeys(MODELS, True)
         self._named: dict[str, dict[str, set[str]]] = {kind: {} for kind in MODELS}
         self._valid: dict[str, dict[str, dict[str, tuple[Document, Any]]]] = {
             kind: {} for kind in MODELS
@@ -66,9 +68,9 @@ class Resources:
         return [pair for part in parts for pair in part.values()]
 
     def are_all_valid(self, kind: str) -> bool:
-        """Whether every resource of that kind that has a name was read."""
+        """Whether every resource of that kind that has a name was read whole."""
         valid = {namespace: set(part) for namespace, part in self._valid[kind].items()}
-        return valid == self._named[kind]
+        return self._is_whole[kind] and valid == self._named[kind]
 
     def refuse(self, document: Document, what: str, path: Path = (), hint: str = "") -> None:
         """Note that `what` is wrong at `path` of `document`."""
@@ -102,7 +104,12 @@ class Resources:
             except InvalidInput as error:
                 known = {problem.line for problem in problems}
                 self.problems.extend(p for p in error.problems if p.line not in known)
-                continue
+                part = validate_in_part(document, model)
+                if part is None:
+                    continue
+                # The configuration is refused already; the rest may have faults that can be told.
+                self._is_whole[document.kind] = False
+                resource = part
             self._add(document, resource)
 
     def _add(self, document: Document, resource: Resource) -> None:

@@ -6,8 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from meshwarden.cli.demo import Demo
 from meshwarden.cli.system_ports import HOST, Ports
@@ -25,7 +25,7 @@ def address_file(ports: Ports, *, config: Path) -> str:
     return json.dumps({**urls, "config": str(config.absolute())}, indent=2) + "\n"
 
 
-def tell_addresses(ports: Ports, *, with_envoy: bool) -> None:
+def addresses_told(ports: Ports, *, with_envoy: bool) -> Table:
     """The table of addresses."""
     title = "Meshwarden is up" + ("" if with_envoy else ", without Envoy")
     addresses = Table("what", "where", title=title, title_justify="left")
@@ -41,20 +41,17 @@ def tell_addresses(ports: Ports, *, with_envoy: bool) -> None:
         addresses.add_row(what, f"http://{HOST}:{port}")
     addresses.add_row("ext_authz gRPC", f"{HOST}:{ports.ext_authz}")
     addresses.add_row("ratelimit gRPC", f"{HOST}:{ports.ratelimit}")
-    Console(soft_wrap=True).print(addresses)
+    return addresses
 
 
-def tell_requests(demo: Demo, *, environment: Path, config: Path) -> None:
+def requests_told(demo: Demo, *, environment: Path, config: Path) -> list[Text]:
     """The requests to try, where the configuration answers any as stated."""
-    console = Console(soft_wrap=True)
+    lines = []
     if demo.requests:
-        console.print(
-            f"In another terminal, [bold]. {os.path.relpath(environment)}[/bold], then try:",
-            highlight=False,
-        )
-    for name, expected, command in demo.table():
-        console.print(f"  {expected}  {name:20} {command}", markup=False, highlight=False)
-    console.print(
-        f"Edit a file in {config} and see it take effect. Ctrl-C stops everything.",
-        highlight=False,
-    )
+        sourced = f". {os.path.relpath(environment)}"
+        lines.append(Text.assemble("In another terminal, ", (sourced, "bold"), ", then try:"))
+    lines += [
+        Text(f"  {expected}  {name:20} {command}") for name, expected, command in demo.table()
+    ]
+    lines.append(Text(f"Edit a file in {config} and see it take effect. Ctrl-C stops everything."))
+    return lines

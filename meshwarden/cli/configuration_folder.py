@@ -67,20 +67,21 @@ def _in_folder(folder: Path, problem: Problem) -> Problem:
 
 def load(folder: Path, state: StateFolder) -> Configured:
     """The policies in `folder` with this machine's development keys and API keys, as `up` runs
-    them.
+    them; without those where there is no state folder, which is not made.
     """
     _require(folder)
-    state.prepare()
-    extra = {
-        API_KEYS: state.api_keys,
-        PEPPER: state.pepper,
-        DEVELOPMENT_JWKS: state.jwks,
-        REVOCATIONS: state.revocations,
-    }
+    extra = {}
+    if state.path.is_dir():
+        extra = {
+            API_KEYS: state.api_keys,
+            PEPPER: state.pepper,
+            DEVELOPMENT_JWKS: state.jwks,
+            REVOCATIONS: state.revocations,
+        }
     bundle = FolderSource(folder, extra=extra, references=referenced_files).read()
     if bundle.unreadable:
         raise Misconfigured(bundle.unreadable)
-    return compile_policies(bundle)
+    return compile_policies(bundle, Options(assumes_development_keys=not extra))
 
 
 def limits(folder: Path) -> Rules:

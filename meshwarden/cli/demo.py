@@ -29,7 +29,7 @@ _COMMAND = ".venv/bin/meshwarden"
 
 
 class Demo:
-    """Made at start, taken away at the end; offers only what would be answered as stated."""
+    """Made at start; offers only what would be answered as stated."""
 
     def __init__(self, folder: StateFolder, *, gateway: str, envoy_admin: str) -> None:
         self._folder = folder
@@ -38,12 +38,6 @@ class Demo:
         self._credentials: dict[str, str] = {}
         self._expired = ""
         self.requests: tuple[DemoRequest, ...] = ()
-
-    def remove(self) -> None:
-        """Take away what an earlier run wrote."""
-        self._folder.demo.unlink(missing_ok=True)
-        self._folder.demo_environment.unlink(missing_ok=True)
-        self._folder.addresses.unlink(missing_ok=True)
 
     def prepare(self) -> None:
         """Make the credentials; the services must know them before they are asked."""

@@ -16,7 +16,7 @@ from ext_authz.core.model import Request
 from meshwarden.cli import configuration_folder
 from meshwarden.cli.configuration_folder import QUICKSTART, Folder
 from meshwarden.cli.output import AsJson, print_json, print_line
-from meshwarden.cli.state_folder import DEFAULT_STATE, State, prepared
+from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder
 from meshwarden.core.documents import hint_for, parse_json
 from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
 
@@ -31,18 +31,32 @@ class RequestFile(pydantic.BaseModel):
     path: str = "/"
     headers: dict[str, str | list[str]] = {}
     source_address: str = "127.0.0.1"
+    source_principal: str = ""
+    source_certificate: str = ""
+    scheme: str = "http"
+    body: str | None = None
+    context: dict[str, str] = {}
 
     def request(self) -> Request:
+        headers = {
+            name.lower(): value if isinstance(value, str) else ",".join(value)
+            for name, value in self.headers.items()
+            if not name.startswith(":")
+        }
+        if self.body is not None:
+            # As Envoy says of a body that it sends whole.
+            headers.setdefault("x-envoy-auth-partial-body", "false")
         return Request(
             method=self.method,
             host=self.host,
             target=self.path,
-            headers={
-                name.lower(): value if isinstance(value, str) else ",".join(value)
-                for name, value in self.headers.items()
-                if not name.startswith(":")
-            },
+            headers=headers,
             source_address=self.source_address,
+            source_principal=self.source_principal,
+            source_certificate=self.source_certificate,
+            scheme=self.scheme,
+            body=(self.body or "").encode(),
+            context=self.context,
         )
 
 
@@ -52,10 +66,14 @@ def _of_check_request(value: dict[str, Any]) -> dict[str, Any]:
     http = attributes["request"]["http"]
     address = attributes.get("source", {}).get("address", {})
     socket = address.get("socketAddress", address.get("socket_address", {}))
-    wanted = ("method", "host", "path", "headers")
+    source = attributes.get("source", {})
+    wanted = ("method", "host", "path", "headers", "scheme", "body")
     return {
         **{name: http[name] for name in wanted if name in http},
         "source_address": socket.get("address", ""),
+        "source_principal": source.get("principal", ""),
+        "source_certificate": source.get("certificate", ""),
+        "context": attributes.get("contextExtensions", attributes.get("context_extensions", {})),
     }
 
 
@@ -64,7 +82,8 @@ def explain(
         str,
         typer.Argument(
             metavar="REQUEST.json",
-            help="method, host, path, headers, source_address; or a CheckRequest as JSON; "
+            help="method, host, path, headers, body, source_address, source_principal; or a "
+            "CheckRequest as JSON; "
             "- reads it from standard input.",
         ),
     ],
@@ -79,10 +98,13 @@ def explain(
 
     Exit status: 0 allowed; 1 denied; 2 the request or the folder can't be read.
     """
-    configured = configuration_folder.load(config, prepared(state))
     asked = read_request(request, _content(request))
-    issuer_keys = configuration_folder.issuer_keys(configured.policies)
-    keys = Keys(issuer_keys=issuer_keys, api_keys=configured.api_keys)
+    configured = configuration_folder.load(config, StateFolder(state))
+    keys = Keys(
+        issuer_keys=configuration_folder.issuer_keys(configured.policies),
+        api_keys=configured.api_keys,
+        revocations=configured.revocations,
+    )
     result = explained(asked, configured.policies, keys, time.time())
     if as_json:
         print_json(result)

@@ -188,7 +188,7 @@ def list_keys(
     table = Table()
     table.add_column("id", no_wrap=True)  # `keys revoke` takes it whole.
     for name in ("principal", "roles", "scopes", "created", "expires", "state"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for record in records:
         state_word = "revoked" if record.revoked_at else "valid"
         if state_word == "valid" and not record.is_valid(time.time()):

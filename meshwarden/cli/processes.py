@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from meshwarden.adapters.workers import end_with_parent
@@ -69,6 +69,11 @@ class Children:
     def say(self, text: str, *, style: str = "bold") -> None:
         """A line of our own in the log."""
         self._print(Text(text, style=style))
+
+    def show(self, *items: RenderableType) -> None:
+        """Tables and lines of our own, among the log."""
+        for item in items:
+            self._print(item)
 
     def ended(self) -> str:
         """The name and status of a process that ended by itself; empty while all run."""
@@ -130,12 +135,12 @@ class Children:
             text.append_text(Text.from_ansi(line.decode("utf-8", "replace").rstrip("\n")))
             self._print(text)
 
-    def _print(self, text: Text) -> None:
+    def _print(self, item: RenderableType) -> None:
         """Write a line. Where the terminal is gone nothing is written from then on: stopping must
         go on without it, and end as it would have.
         """
         try:
-            self._console.print(text)
+            self._console.print(item)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -74,6 +74,11 @@ class StateFolder:
                 write_private(self.revocations, '{"version": 1, "revocations": []}\n')
         return is_new
 
+    def forget_run(self) -> None:
+        """Take away what a run of `up` wrote, its credentials among it."""
+        for path in (self.demo, self.demo_environment, self.addresses):
+            path.unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other commands out while something is changed. Raises `Misconfigured` where we may
@@ -102,6 +107,8 @@ class StateFolder:
 
     def _opened(self, name: str) -> TextIO:
         """A lock file, made where it is missing, as it is else."""
+        if self.path.exists() and not self.path.is_dir():
+            raise Misconfigured(f"{self.path} is not a folder")
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (self.path / name).open("a+")

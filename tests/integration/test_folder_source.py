@@ -18,7 +18,7 @@ from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import InvalidInput, Problem
 from meshwarden.core.snapshot import Bundle, SnapshotHolder
-from tests.support.processes import until
+from tests.support.processes import PAUSE_SECONDS, until
 
 WITHIN_SECONDS = 1.0
 """What the quickstart promises; a resync would come after a minute."""
@@ -124,7 +124,7 @@ async def test_a_change_is_seen_while_other_files_change_all_the_time(folder: Pa
         async def noise() -> None:
             while is_noisy:
                 (folder / ".noise").write_text(str(time.monotonic()))
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(PAUSE_SECONDS)
 
         noisy = asyncio.create_task(noise())
         (folder / "a.yaml").write_text("two")

@@ -7,6 +7,7 @@ import time
 from http.client import HTTPConnection
 
 import httpx2
+import jwt
 import pytest
 
 from tests.support.curl import statuses
@@ -19,14 +20,51 @@ def test_every_request_of_the_demo_answers_as_stated(quickstart: Quickstart):
     assert answers == {r["name"]: r["expect"] for r in quickstart.demo["requests"]}
 
 
+DEMO = {
+    "no credential": 401,
+    "bad token": 401,
+    "expired token": 401,
+    "reader reads": 200,
+    "reader writes": 403,
+    "admin writes": 201,
+    "API key writes": 201,
+    "reader in /admin/": 403,
+    "anonymous ping": 200,
+    "unknown path": 403,
+    "over the limit": 429,
+}
+
+
 def test_the_demo_file_keeps_its_contract(quickstart: Quickstart):
+    """Other programs read it: its members, what it offers at least, and how long that is good."""
     demo = quickstart.demo
+    assert set(demo) == {
+        *("gateway", "envoy_admin", "issuer", "audience", "jwks_file", "api_key_header"),
+        *("identity_headers", "credentials", "requests"),
+    }
+    assert httpx2.get(f"{demo['gateway']}/public/ping").status_code == 200
+    assert httpx2.get(f"{demo['envoy_admin']}/ready").status_code == 200
+    assert {r["name"]: r["expect"] for r in demo["requests"]}.items() >= DEMO.items()
     assert set(demo["credentials"]) == {"reader", "admin", "service"}
     assert demo["api_key_header"] == "x-api-key"
-    assert all(name.startswith("x-") for name in demo["identity_headers"])
-    assert (CHECKOUT / demo["jwks_file"]).is_file()
+    assert demo["identity_headers"] == [
+        *("x-auth-principal", "x-auth-roles", "x-auth-scopes", "x-auth-subject")
+    ]
+    keys = jwt.PyJWKSet.from_json((CHECKOUT / demo["jwks_file"]).read_text())
+    for name in ("reader", "admin"):
+        token = demo["credentials"][name]
+        key = keys[jwt.get_unverified_header(token)["kid"]]
+        audience, issuer = demo["audience"], demo["issuer"]
+        claims = jwt.decode(token, key, ["ES256"], audience=audience, issuer=issuer)
+        assert claims["exp"] - claims["iat"] == 12 * 3600
     assert (quickstart.state / "demo.json").stat().st_mode & 0o777 == 0o600
     assert (quickstart.state / "issuer.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_options_can_be_appended_to_each_curl_of_the_demo(quickstart: Quickstart):
+    for request in quickstart.demo["requests"]:
+        appended = f"{request['curl']} -H 'x-appended: 1'"
+        assert statuses(appended)[-1] == request["expect"]
 
 
 def test_the_upstream_learns_who_is_calling_and_never_sees_the_credential(quickstart: Quickstart):
@@ -85,17 +123,22 @@ def test_a_caller_without_one_valid_credential_is_told_why(
 def test_the_limit_is_the_callers_whatever_the_token_and_counts_no_denied_request(
     quickstart: Quickstart,
 ):
-    """Six requests with six tokens in one minute; denied ones before them use nothing up."""
+    """Six requests with six tokens in one minute, from two addresses; denied ones before them use
+    nothing up.
+    """
     tokens = [quickstart.token("--subject", "lim/iter", "--role", f"r{n}") for n in range(6)]
     wait_until(lambda: time.time() % 60 < 50, "the minute is young enough", limit_seconds=15)
     for _ in range(8):
         bad = {"authorization": f"Bearer {tokens[0]}x"}
         assert quickstart.get("/limited", bad).status_code == 401
+        good = {"authorization": f"Bearer {tokens[0]}"}
+        assert httpx2.post(f"{quickstart.gateway}/limited", headers=good).status_code == 403
     paths = ["/limited", "/limited?x=1", "//limited", "/./limited", "/limited/", "/limited"]
-    answers = [
-        quickstart.get(path, {"authorization": f"Bearer {token}"})
-        for path, token in zip(paths, tokens, strict=True)
-    ]
+    answers = []
+    for number, (path, token) in enumerate(zip(paths, tokens, strict=True)):
+        transport = httpx2.HTTPTransport(local_address=f"127.0.0.{1 + number % 2}")
+        with httpx2.Client(base_url=quickstart.gateway, transport=transport) as client:
+            answers.append(client.get(path, headers={"authorization": f"Bearer {token}"}))
     assert [answer.status_code == 429 for answer in answers] == [False] * 5 + [True]
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert answers[-1].json()["reason"] == "over_limit"

@@ -319,8 +319,9 @@ def test_a_signal_while_it_starts_stops_everything_too(tmp_path: Path):
         assert_nothing_is_left(processes, tmp_path / "state")
 
 
-def test_a_closed_terminal_stops_everything_and_leaves_no_credential(tmp_path: Path):
-    """SIGHUP comes, and what is written goes nowhere."""
+@pytest.mark.parametrize("awaited", ["addresses.json", ".lock"])
+def test_a_closed_terminal_stops_everything_and_leaves_no_credential(tmp_path: Path, awaited: str):
+    """SIGHUP comes, and what is written goes nowhere: the log, and the table when it is up."""
     state = tmp_path / "state"
     words = [*MESHWARDEN, "up", "--no-envoy", "--ports", "auto", "--state", str(state)]
     terminal, inner = os.openpty()
@@ -329,16 +330,27 @@ def test_a_closed_terminal_stops_everything_and_leaves_no_credential(tmp_path: P
     def is_up() -> bool:
         with suppress(BlockingIOError):
             os.read(terminal, 65_536)
-        return (state / "addresses.json").exists()
+        return (state / awaited).exists()
 
     with subprocess.Popen(words, stdout=inner, stderr=inner, cwd=CHECKOUT) as process:
         os.close(inner)
         wait_until(is_up, "it is up", limit_seconds=20)
-        processes = processes_of(process.pid)
         os.close(terminal)
+        processes = processes_of(process.pid)
         process.send_signal(signal.SIGHUP)
         assert process.wait(STOPPED_WITHIN_SECONDS) == 0
         assert_nothing_is_left(processes, state)
+
+
+def test_what_an_ended_run_left_is_taken_away_before_anything_can_refuse_to_start(tmp_path: Path):
+    """Who waits for demo.json would take it for a success."""
+    state = tmp_path / "state"
+    state.mkdir()
+    for name in ("demo.json", "demo.env", "addresses.json"):
+        (state / name).write_text("old")
+    done = meshwarden("up", "--config", str(tmp_path / "nothing"), state=state)
+    assert done.returncode == 2
+    assert [path.name for path in state.iterdir()] == ["up.lock"]
 
 
 def test_a_taken_port_is_told_by_its_number_and_nothing_is_started(tmp_path: Path):

@@ -10,7 +10,6 @@ from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.access_loggers.stream import v3 as stream
-from envoy_data_plane.envoy.extensions.formatter.cel import v3 as cel
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from meshwarden.adapters.envoy.local_replies import REPLIES
@@ -82,11 +81,6 @@ def _log(fields: dict[str, str], *, fragment: bool) -> accesslog.AccessLog:
         log_format=core.SubstitutionFormatString(
             json_format=struct(dict(fields)),
             omit_empty_values=True,
-            formatters=[
-                core.TypedExtensionConfig(
-                    name="envoy.formatter.cel", typed_config=packed(cel.Cel())
-                )
-            ],
         )
     )
     has_fragment = route.HeaderMatcher(

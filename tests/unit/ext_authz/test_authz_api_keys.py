@@ -153,3 +153,15 @@ def test_a_key_brings_roles_scopes_and_groups():
     verdict = asked.ask(headers={"x-api-key": KEY})
     assert (verdict.is_allowed, verdict.principal.name) == (True, "key:service")
     assert asked.ask(headers={"x-api-key": OTHER_KEY}).reason is Reason.INVALID_API_KEY
+
+
+def test_a_digest_is_compared_in_constant_time(monkeypatch):
+    compared = []
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("ext_authz.core.api_keys.hmac.compare_digest", compare)
+    assert parsed(record()).find(KEY, NOW) is not None
+    assert compared == [(record()["digest"],) * 2]

@@ -84,6 +84,8 @@ spec:
     - name: typo
       metods: [GET]
       callers: 7
+      roles: [raeder]
+      when: principal.nmae == "x"
 ---
 apiVersion: meshwarden.io/v1alpha1
 kind: AccessPolcy
@@ -103,7 +105,9 @@ def test_every_fault_of_every_file_is_reported_at_once_with_its_line():
         "a.yaml:22: AccessPolicy 'shop' stands twice (the first is at a.yaml:7)",
         "a.yaml:34: unknown field 'spec.rules.0.metods' (did you mean 'methods'?)",
         "a.yaml:35: spec.rules.0.callers: Input should be 'identified' or 'anyone'",
-        "a.yaml:38: unknown kind 'AccessPolcy' (did you mean 'AccessPolicy'?)",
+        "a.yaml:36: there is no AccessRole 'raeder' (did you mean 'reader'?)",
+        "a.yaml:37: when: line 1, column",
+        "a.yaml:40: unknown kind 'AccessPolcy' (did you mean 'AccessPolicy'?)",
         "b.yaml:2: not YAML",
         "c.yaml:1: not UTF-8 text",
         "d.yaml:1: apiVersion must be 'meshwarden.io/v1alpha1', not 'x'",
@@ -184,6 +188,14 @@ def test_a_fault_in_one_resource_is_not_reported_of_those_that_name_it():
                 )
             ],
             "a scheme goes with a header",
+        ),
+        (
+            [access_policy({**RULE, "when": "request.path.matches('(')"})],
+            r"when: '\(' is no regular expression",
+        ),
+        (
+            [access_policy({**RULE, "when": 'matches(request.path, r"[")'})],
+            "is no regular expression",
         ),
         ([token_issuer(jwks={})], "exactly one of inline, file, url, discovery, development"),
         ([token_issuer(jwks={"url": "file:///etc/passwd"})], "spec.jwks.url"),

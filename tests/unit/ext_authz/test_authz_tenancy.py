@@ -116,7 +116,7 @@ def test_an_api_key_is_taken_by_its_namespaces_policies_or_by_all(namespace, hos
                 of("acme", access_policy(identify=[], hosts=["*.example.com"])),
                 of("duke", access_policy(identify=[], hosts=["shop.example.com"])),
             ],
-            r"the host 'shop.example.com' lies below '\*.example.com' of AccessPolicy 'acme/orders' "
+            r"'shop.example.com' lies below '\*.example.com' of AccessPolicy 'acme/orders' "
             r"\(a namespace can't take hosts from another",
         ),
         (
