@@ -64,7 +64,7 @@ up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports au
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop -n 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

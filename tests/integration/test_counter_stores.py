@@ -278,13 +278,13 @@ async def test_a_redis_that_comes_back_counts_again():
 
 async def test_a_wrong_password_is_a_lasting_fault():
     with running_redis(password="right") as own:
-        wrong = RedisStore(own.url, password="wrong", time_limit_seconds=2, jitter=lambda: 0)
+        wrong = RedisStore(own.url, auth="wrong", time_limit_seconds=2, jitter=lambda: 0)
         with pytest.raises(Unavailable) as refused:
             await wrong.add([hits(1)], now=NOW)
         assert not refused.value.retryable
         assert "wrong" not in str(refused.value).replace("wrong number", "")
         await wrong.close()
-        right = RedisStore(own.url, password="right", time_limit_seconds=2, jitter=lambda: 0)
+        right = RedisStore(own.url, auth="right", time_limit_seconds=2, jitter=lambda: 0)
         assert await right.add([hits(1)], now=NOW) == [1]
         await right.close()
 

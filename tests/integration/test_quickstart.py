@@ -137,8 +137,9 @@ def test_the_limit_is_the_callers_whatever_the_token_and_counts_no_denied_reques
     answers = []
     for number, (path, token) in enumerate(zip(paths, tokens, strict=True)):
         transport = httpx2.HTTPTransport(local_address=f"127.0.0.{1 + number % 2}")
-        with httpx2.Client(base_url=quickstart.gateway, transport=transport) as client:
-            answers.append(client.get(path, headers={"authorization": f"Bearer {token}"}))
+        headers = {"authorization": f"Bearer {token}"}
+        with httpx2.Client(transport=transport) as client:
+            answers.append(client.get(f"{quickstart.gateway}{path}", headers=headers))
     assert [answer.status_code == 429 for answer in answers] == [False] * 5 + [True]
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert answers[-1].json()["reason"] == "over_limit"
