@@ -9,6 +9,7 @@ from pathlib import Path
 from ext_authz.adapters import envoy_check
 from ext_authz.adapters.envoy_check import Ask, Check
 from ext_authz.adapters.http_client import HttpClient
+from ext_authz.adapters.identity_routes import identity_routes
 from ext_authz.adapters.introspector import Introspector
 from ext_authz.adapters.jwks_fetch import KeyFetcher
 from ext_authz.adapters.redis_keys import RedisKeys
@@ -43,6 +44,9 @@ def source(settings: Settings) -> FolderSource:
         problems.append("keys.redis-url is in place of keys.file and keys.revocations-file")
     if keys.redis_url is not None and keys.pepper_file is None:
         problems.append("keys.redis-url needs keys.pepper-file: without it no key is found")
+    tokens = settings.identity_tokens
+    if (tokens.keys_file is None) != (not tokens.issuer):
+        problems.append("identity_tokens.keys-file and .issuer go together: set both or none")
     if problems:
         raise Misconfigured(Problem("", 0, problem) for problem in problems)
     named: dict[str, Path | None] = {
@@ -50,6 +54,7 @@ def source(settings: Settings) -> FolderSource:
         compile_keys.PEPPER: keys.pepper_file,
         compile_keys.DEVELOPMENT_JWKS: keys.development_jwks,
         compile_keys.REVOCATIONS: keys.revocations_file,
+        compile_keys.SIGNING_KEYS: settings.identity_tokens.keys_file,
     }
     extra = {name: path for name, path in named.items() if path is not None}
     return FolderSource(settings.configuration.folder, extra=extra, references=referenced_files)
@@ -85,6 +90,7 @@ def build(service: Service, settings: Settings) -> None:
             keys.api_keys, keys.revocations = configured.api_keys, configured.revocations
         else:
             store.memory.use_pepper(configured.pepper)
+        keys.signing = configured.signing
         fetcher.follow(configured.policies)
         introspector.follow(configured.policies)
         check.policies = configured.policies
@@ -102,6 +108,7 @@ def build(service: Service, settings: Settings) -> None:
             trace_headers=envoy_check.trace_headers,
         )
     )
+    service.routes += identity_routes(keys)
     service.health_names.append("envoy.service.auth.v3.Authorization")
     service.readiness.checks["configuration"] = configuration.unready_reason
     service.readiness.checks["jwks"] = fetcher.unready_reason
@@ -131,7 +138,10 @@ def _asking(fetcher: KeyFetcher, introspector: Introspector, store: RedisKeys | 
 def _configuration(
     service: Service, settings: Settings, apply: Callable[[Configured], None]
 ) -> Configuration[Configured]:
-    options = Options(headers_at_most=settings.headers_at_most)
+    options = Options(
+        headers_at_most=settings.headers_at_most,
+        identity_issuer=settings.identity_tokens.issuer,
+    )
     return Configuration(
         SnapshotHolder(partial(compile_policies, options=options)),
         source(settings),

@@ -51,6 +51,22 @@ class KeySettings(Section):
     )
 
 
+class IdentityTokenSettings(Section):
+    """The signed tokens that tell upstreams who is calling."""
+
+    keys_file: Path | None = Field(
+        None,
+        description="Private keys (JWKS) that all replicas share, as `meshwarden keys signing` "
+        "writes them; unset: no policy may ask for a token.",
+    )
+    issuer: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s?#]+(/[^\s?#]*)?)?$",
+        description="The `iss` of the tokens: the URL at which workloads reach our HTTP port, "
+        "where keys and the discovery document are.",
+    )
+
+
 class Settings(ServiceSettings):
     """Who is calling, and may they."""
 
@@ -59,6 +75,7 @@ class Settings(ServiceSettings):
     grpc: GrpcSettings = GrpcSettings(port=9001, streaming_port=9003)
     http: HttpSettings = HttpSettings(port=9002)
     keys: KeySettings = KeySettings()
+    identity_tokens: IdentityTokenSettings = IdentityTokenSettings()
     remembered_tokens_at_most: int = Field(
         20_000, ge=0, le=10_000_000, description="Verified tokens kept in memory, about 2 kB each."
     )

@@ -227,6 +227,8 @@ def encode(verdict: Verdict, *, is_grpc: bool = False) -> bytes:
         fields["policy"].string_value = verdict.policy
     if verdict.rule:
         fields["rule"].string_value = verdict.rule
+    for name, value in verdict.metadata:
+        fields[name].string_value = value
     if verdict.is_allowed:
         _encode_allowed(response, verdict)
     else:
@@ -240,27 +242,46 @@ def _encode_allowed(response: Any, verdict: Verdict) -> None:
     response.status.code = _GRPC_OK
     allowed = response.ok_response
     for mutation in verdict.headers:
-        option = allowed.headers.add()
-        option.header.key, option.header.value = mutation.name, mutation.value
-        option.append_action = mutation.append.value
-        option.append.value = False
+        option = _set_header(allowed.headers, mutation.name, mutation.value, mutation.append)
+        # The deprecated field, too: on the way up Envoy obeys it alone (1.40, tried).
+        option.append.value = mutation.append is Append.APPEND_IF_EXISTS_OR_ADD
+    for mutation in verdict.response_headers:
+        added = allowed.response_headers_to_add
+        _set_header(added, mutation.name, mutation.value, mutation.append)
     allowed.headers_to_remove.extend(verdict.headers_to_remove)
+    for name, value in verdict.query_parameters_to_set:
+        allowed.query_parameters_to_set.add(key=name, value=value)
     allowed.query_parameters_to_remove.extend(verdict.query_parameters_to_remove)
 
 
 def _encode_denied(denied: Any, verdict: Verdict, *, is_grpc: bool) -> None:
     """Fill `denied`, a DeniedHttpResponse."""
-    denied.status.code = verdict.status
-    told = f"{verdict.reason}: {verdict.detail}" if is_grpc else problem_body(verdict)
-    denied.body = told
-    headers = [("content-type", PROBLEM_TYPE), ("cache-control", "no-store")]
+    shown = verdict.denial
+    denied.status.code = verdict.status if shown is None else shown.status
+    headers = {"content-type": PROBLEM_TYPE, "cache-control": "no-store"}
     if verdict.challenges:
         # One line for all: Envoy drops headers that are to be appended to a denial.
-        headers.append(("www-authenticate", ", ".join(verdict.challenges)))
+        headers["www-authenticate"] = ", ".join(verdict.challenges)
     if verdict.status == 503:
-        headers.append(("retry-after", "1"))
-    for name, value in headers:
-        option = denied.headers.add()
-        option.header.key, option.header.value = name, value
-        option.append_action = Append.OVERWRITE_IF_EXISTS_OR_ADD.value
-        option.append.value = False
+        headers["retry-after"] = "1"
+    if is_grpc:
+        denied.body = f"{verdict.reason}: {verdict.detail}"
+    elif shown is None or shown.body is None:
+        denied.body = problem_body(verdict)
+    else:
+        denied.body = shown.body
+        headers["content-type"] = shown.content_type
+    if shown is not None:
+        headers |= dict(shown.headers)
+    for name, value in headers.items():
+        if value:
+            overwrite = Append.OVERWRITE_IF_EXISTS_OR_ADD
+            _set_header(denied.headers, name, value, overwrite).append.value = False
+
+
+def _set_header(options: Any, name: str, value: str, append: Append) -> Any:
+    """One HeaderValueOption."""
+    option = options.add()
+    option.header.key, option.header.value = name, value
+    option.append_action = append.value
+    return option

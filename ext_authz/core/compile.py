@@ -14,6 +14,7 @@ from ext_authz.core.api_keys import ApiKeys
 from ext_authz.core.compile_keys import KeyCompiler
 from ext_authz.core.compile_policy import compile_policy
 from ext_authz.core.hosts import HostIndex, parse_host_pattern, wildcards_above
+from ext_authz.core.identity_token import SigningKeys
 from ext_authz.core.place import Place
 from ext_authz.core.policies import HEADERS_AT_MOST, Policy, PolicySet
 from ext_authz.core.policy_kind import AccessPolicy
@@ -38,6 +39,7 @@ class Configured:
     revocations: Revocations = field(default_factory=Revocations)
     pepper: bytes = field(default=b"", repr=False)
     role_count: int = 0
+    signing: SigningKeys = field(default_factory=SigningKeys)
 
     def counts(self) -> dict[str, int]:
         """How much of what is configured."""
@@ -52,11 +54,13 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`assumes_development_keys`: a check away from the running service takes the development
-    issuer as it is.
+    """`identity_issuer`: the `iss` of the identity tokens that we sign. `assumes_development_keys`:
+    a check away from the running service takes the development issuer, and identity tokens, as they
+    are.
     """
 
     headers_at_most: int = HEADERS_AT_MOST
+    identity_issuer: str = ""
     assumes_development_keys: bool = False
 
 
@@ -113,13 +117,16 @@ def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured
     )
     issuers = keys.issuers()
     scopes = Scopes(resources, issuers)
+    signing = keys.signing(options.identity_issuer)
+    can_sign = bool(signing.keys) or options.assumes_development_keys
+    policies = _by_host(resources, scopes, bundle.files, can_sign=can_sign)
     policy_set = PolicySet(
-        policies=HostIndex(_by_host(resources, scopes, bundle.files)),
+        policies=HostIndex(policies),
         issuers=issuers,
         identity_headers=frozenset(
             header
             for _, resource in resources.of_kind(AccessPolicy)
-            for header in resource.spec.identityHeaders
+            for header in _identity_headers(resource)
         ),
         headers_at_most=options.headers_at_most,
     )
@@ -130,13 +137,22 @@ def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured
         keys.revocations(),
         pepper,
         len(resources.of_kind(AccessRole)),
+        signing,
     )
     if resources.problems:
         raise InvalidInput(resources.problems)
     return result
 
 
-def _by_host(resources: Resources, scopes: Scopes, files: Mapping[str, bytes]) -> dict[str, Policy]:
+def _identity_headers(resource: AccessPolicy) -> Iterator[str]:
+    yield from resource.spec.identityHeaders
+    if resource.spec.identityToken is not None:
+        yield resource.spec.identityToken.header
+
+
+def _by_host(
+    resources: Resources, scopes: Scopes, files: Mapping[str, bytes], *, can_sign: bool
+) -> dict[str, Policy]:
     """Each policy under each of its host patterns; one pattern belongs to one policy, and what lies
     below a namespace's wildcard to that namespace.
     """
@@ -144,7 +160,9 @@ def _by_host(resources: Resources, scopes: Scopes, files: Mapping[str, bytes]) -
     places: list[tuple[Document, int, str]] = []
     for document, resource in resources.of_kind(AccessPolicy):
         scope = scopes.of(resource.namespace)
-        policy = compile_policy(resource, Place(resources, scope, files, document))
+        policy = compile_policy(
+            resource, Place(resources, scope, files, document), can_sign=can_sign
+        )
         for index, text in enumerate(resource.spec.hosts):
             host = parse_host_pattern(text)
             if host in policies:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from ext_authz.core.api_keys import ApiKeys, parse_key_file, parse_pepper
+from ext_authz.core.identity_token import SigningKeys, parse_signing_keys
 from ext_authz.core.issuer_kind import TokenIssuer
 from ext_authz.core.jwks import EMPTY, KeySet, key_set, parse_jwks
 from ext_authz.core.policies import Issuer
@@ -18,6 +20,8 @@ API_KEYS = "@api_keys"
 PEPPER = "@pepper"
 DEVELOPMENT_JWKS = "@development_jwks"
 REVOCATIONS = "@revocations"
+SIGNING_KEYS = "@signing_keys"
+Parsed = TypeVar("Parsed")
 
 
 class KeyCompiler:
@@ -118,21 +122,32 @@ class KeyCompiler:
             return b""
 
     def api_keys(self, pepper: bytes) -> ApiKeys:
-        content = self._files.get(API_KEYS)
-        if content is None:
-            return ApiKeys()
-        try:
-            return parse_key_file("API keys", content, pepper)
-        except InvalidInput as error:
-            self._resources.problems.extend(error.problems)
-            return ApiKeys()
+        return self._parsed(
+            API_KEYS, ApiKeys(), lambda content: parse_key_file("API keys", content, pepper)
+        )
 
     def revocations(self) -> Revocations:
-        content = self._files.get(REVOCATIONS)
+        return self._parsed(
+            REVOCATIONS,
+            Revocations(),
+            lambda content: parse_revocation_file("revocations", content),
+        )
+
+    def signing(self, issuer: str) -> SigningKeys:
+        """The keys that sign identity tokens."""
+        return self._parsed(
+            SIGNING_KEYS,
+            SigningKeys(),
+            lambda content: parse_signing_keys("signing keys", content, issuer),
+        )
+
+    def _parsed(self, name: str, none: Parsed, parse: Callable[[bytes], Parsed]) -> Parsed:
+        """What is in the file `name`; `none` where there is none, or it has faults."""
+        content = self._files.get(name)
         if content is None:
-            return Revocations()
+            return none
         try:
-            return parse_revocation_file("revocations", content)
+            return parse(content)
         except InvalidInput as error:
             self._resources.problems.extend(error.problems)
-            return Revocations()
+            return none

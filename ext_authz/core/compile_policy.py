@@ -7,6 +7,7 @@ from datetime import time
 from zoneinfo import ZoneInfo
 
 from ext_authz.core.addresses import parse_networks
+from ext_authz.core.compile_answers import compile_answers
 from ext_authz.core.compile_methods import challenges, compile_methods
 from ext_authz.core.conditions import Condition
 from ext_authz.core.paths import PathPattern, parse_pattern
@@ -19,7 +20,7 @@ from ext_authz.core.time_windows import DAYS, TimeWindow
 _PATH_VARIABLE = re.compile(r"""request\.path_variables(?:\.(\w+)|\[\s*["'](\w+)["']\s*\])""")
 
 
-def compile_policy(resource: AccessPolicy, place: Place) -> Policy:
+def compile_policy(resource: AccessPolicy, place: Place, *, can_sign: bool) -> Policy:
     """The policy that `resource`, which stands at `place`, writes."""
     spec = resource.spec
     methods = compile_methods(spec.identify, place.at("identify"))
@@ -44,6 +45,7 @@ def compile_policy(resource: AccessPolicy, place: Place) -> Policy:
         forwards_credential=spec.forwardCredential,
         namespace=resource.namespace,
         roles=place.scope.roles,
+        answer=compile_answers(spec, place, can_sign=can_sign),
         trusted_proxies=parse_networks(spec.trustedProxies),
     )
 

@@ -71,33 +71,69 @@ def _require_pattern(literal: str) -> None:
         raise ValueError(f"{literal} is no regular expression (RE2)")
 
 
-class Condition:
-    """One compiled condition; `reads` are the variables that it needs."""
+class Failed(Exception):
+    """The evaluation of an expression failed."""
+
+
+class Expression:
+    """One compiled expression; `reads` are the variables that it needs."""
 
     __slots__ = ("_expression", "reads", "text")
 
     def __init__(self, text: str) -> None:
-        """Raises `ValueError` with the position when `text` is no condition."""
+        """Raises `ValueError` with the position when `text` is none."""
         self.text = text
         self._expression = compiled(text)
         for literal in _PATTERN.findall(text):
             _require_pattern(literal)
         # More than it reads costs time alone; what is not named in the text it can't read.
         self.reads = tuple(name for name in VARIABLES if name.split(".")[1] in text)
-        if self._expression.return_type() not in (cel.Type.BOOL, cel.Type.DYN):
-            kind = self._expression.return_type().name()
-            raise ValueError(f"a condition must be true or false, this is a {kind}")
 
-    def holds(self, values: Mapping[str, Any]) -> bool | None:
-        """True, false, or None when the evaluation failed (a missing key, a wrong type, too many
+    def value(self, values: Mapping[str, Any]) -> Any:
+        """Its value as a plain one. Raises `Failed` (a missing key, a wrong type, too many
         iterations, a variable that `values` does not have).
         """
         try:
             value = self._expression.eval(_ENVIRONMENT.Activation(dict(values)))
+            if value.type() == cel.Type.ERROR:
+                raise Failed
+            return value.plain_value()
         except Exception:
             # The wrapper raises bare RuntimeErrors, and others while converting values.
+            raise Failed from None
+
+    def _require_type(self, what: str, *types: Any) -> None:
+        kind = self._expression.return_type()
+        if kind not in (*types, cel.Type.DYN):
+            raise ValueError(f"{what}, this is a {kind.name()}")
+
+
+class TextExpression(Expression):
+    """An expression that gives a text."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._require_type("it must give a text", cel.Type.STRING)
+
+
+class Condition(Expression):
+    """An expression that holds or does not."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._require_type("a condition must be true or false", cel.Type.BOOL)
+
+    def holds(self, values: Mapping[str, Any]) -> bool | None:
+        """True, false, or None when the evaluation failed."""
+        try:
+            value = self.value(values)
+        except Failed:
             return None
-        return bool(value.value()) if value.type() == cel.Type.BOOL else None
+        return value if isinstance(value, bool) else None
 
 
 def compiled(text: str) -> Any:

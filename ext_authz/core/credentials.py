@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote_plus
 
+from ext_authz.core.cookies import cookies
 from ext_authz.core.model import HeaderMutation, Reason, Request, Unidentified
 from ext_authz.core.paths import split_target
 from ext_authz.core.policies import Policy, Source
@@ -77,12 +78,6 @@ def _texts(request: Request, source: Source, query: str) -> Iterator[str | None]
         for name, value in pairs:
             if name == source.name:
                 yield value
-
-
-def cookies(header: str) -> list[tuple[str, str]]:
-    """Name and value of each cookie in a Cookie header, in their order (RFC 6265 section 4.2.1)."""
-    pairs = (part.strip().partition("=") for part in header.split(";") if part.strip())
-    return [(name.strip(), value.strip().strip('"')) for name, _, value in pairs]
 
 
 @dataclass(frozen=True, slots=True)

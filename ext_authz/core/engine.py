@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from ext_authz.core import carrying
 from ext_authz.core.addresses import covers
-from ext_authz.core.credentials import credential_removal
 from ext_authz.core.facts import Facts
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
@@ -24,7 +24,6 @@ from ext_authz.core.keys import Keys
 from ext_authz.core.known import NO_ANSWERS, Known
 from ext_authz.core.lookups import Answers
 from ext_authz.core.model import (
-    HeaderMutation,
     Reason,
     Request,
     Unidentified,
@@ -167,37 +166,57 @@ def decide(
             _denied(403, Reason.INVALID_PATH, f"the path {path.why}"), policy=policy.name
         )
     identity = identify(request, query, Known(policy, keys, now, answers))
+    if isinstance(identity, Unidentified) and identity.lookup is not None:
+        # Rules are not asked before it is known who is calling: one may deny that caller.
+        return _unidentified(identity, policy, ())
     facts = Facts(request, path, query, identity=identity, policy=policy, now=now)
-    return judge(facts, policy, policies)
+    return judge(facts, policy, policies, keys)
 
 
-def judge(facts: Facts, policy: Policy, policies: PolicySet) -> Verdict:
+def judge(facts: Facts, policy: Policy, policies: PolicySet, keys: Keys) -> Verdict:
     """The verdict that the policy's rules come to."""
-    for rule in policy.deny_rules:
-        outcome = examine(rule, facts)
-        if outcome.has_failed:
-            denied = _denied(403, Reason.CONDITION_FAILED, "a deny rule's condition failed")
-            return replace(
-                denied,
-                policy=policy.name,
-                rule=rule.name,
-                principal=facts.principal,
-                failed_conditions=(rule.name,),
-            )
-        if outcome.matches:
-            denied = _denied(403, Reason.DENIED_BY_RULE, "a rule denies this request")
-            return replace(denied, policy=policy.name, rule=rule.name, principal=facts.principal)
+    denied = _denied_by_rule(facts, policy)
+    if denied is not None:
+        return carrying.denied(denied, facts, policy)
     failed: tuple[str, ...] = ()
     for rule in policy.allow_rules:
         outcome = examine(rule, facts)
         if outcome.matches:
-            return _allowed(facts, policy, rule, policies=policies, failed=failed)
+            return carrying.allowed(
+                facts, policy, rule, policies=policies, keys=keys, failed=failed
+            )
         if outcome.has_failed:
             failed += (rule.name,)
     if isinstance(facts.identity, Unidentified) and policy.methods:
-        return _unidentified(facts.identity, policy, failed)
-    denied = _denied(403, Reason.NO_RULE_ALLOWS, "no rule allows this request")
-    return replace(denied, policy=policy.name, principal=facts.principal, failed_conditions=failed)
+        denied = _unidentified(facts.identity, policy, failed)
+    else:
+        denied = replace(
+            _denied(403, Reason.NO_RULE_ALLOWS, "no rule allows this request"),
+            policy=policy.name,
+            principal=facts.principal,
+            failed_conditions=failed,
+        )
+    return carrying.denied(denied, facts, policy)
+
+
+def _denied_by_rule(facts: Facts, policy: Policy) -> Verdict | None:
+    """The denial of the first deny rule that matches, or whose condition fails."""
+    for rule in policy.deny_rules:
+        outcome = examine(rule, facts)
+        if outcome.has_failed:
+            reason, told = Reason.CONDITION_FAILED, "a deny rule's condition failed"
+        elif outcome.matches:
+            reason, told = Reason.DENIED_BY_RULE, "a rule denies this request"
+        else:
+            continue
+        return replace(
+            _denied(403, reason, told),
+            policy=policy.name,
+            rule=rule.name,
+            principal=facts.principal,
+            failed_conditions=(rule.name,) if outcome.has_failed else (),
+        )
+    return None
 
 
 def _denied(status: int, reason: Reason, detail: str) -> Verdict:
@@ -226,56 +245,3 @@ def _unidentified(identity: Unidentified, policy: Policy, failed: tuple[str, ...
         is_fault=identity.is_fault,
         failed_conditions=failed,
     )
-
-
-def _allowed(
-    facts: Facts,
-    policy: Policy,
-    rule: CompiledRule,
-    *,
-    policies: PolicySet,
-    failed: tuple[str, ...],
-) -> Verdict:
-    """Identity headers set by us, every other copy of one removed, the credential taken out."""
-    request = facts.request
-    identity = _identity_headers(facts, policy) if facts.is_identified else ()
-    ours = {header.name for header in identity}
-    spoofed = [name for name in policies.identity_headers if name not in ours]
-    if "_" in "".join(request.headers):
-        spoofed += [
-            name
-            for name in request.headers
-            if "_" in name and name.replace("_", "-") in policies.identity_headers
-        ]
-    removal = credential_removal(request, policy)
-    return Verdict(
-        is_allowed=True,
-        reason=Reason.ALLOWED,
-        principal=facts.principal,
-        policy=policy.name,
-        rule=rule.name,
-        headers=(*identity, *removal.mutations),
-        headers_to_remove=(*sorted(spoofed), *removal.headers),
-        query_parameters_to_remove=removal.query_parameters,
-        failed_conditions=failed,
-    )
-
-
-def _identity_headers(facts: Facts, policy: Policy) -> tuple[HeaderMutation, ...]:
-    principal = facts.principal
-    mutations = []
-    for header, attribute in policy.identity_headers:
-        match attribute:
-            case "principal":
-                value = principal.name
-            case "roles":
-                value = ",".join(sorted(facts.roles))
-            case "scopes":
-                value = ",".join(sorted(principal.scopes))
-            case "groups":
-                value = ",".join(sorted(principal.groups))
-            case _:
-                value = str(getattr(principal, attribute))
-        if value:
-            mutations.append(HeaderMutation(header, value))
-    return tuple(mutations)

@@ -14,6 +14,7 @@ from ext_authz.core.known import Known
 from ext_authz.core.model import Identified, Request, Unidentified, Verdict
 from ext_authz.core.paths import InvalidPath, normalized, split_target
 from ext_authz.core.policies import Policy, PolicySet
+from meshwarden.core.secret import redacted_text
 
 
 def explain(request: Request, policies: PolicySet, keys: Keys, now: float) -> dict[str, Any]:
@@ -66,8 +67,8 @@ def _rules(facts: Facts, policy: Policy) -> list[dict[str, Any]]:
 
 
 def described(verdict: Verdict) -> dict[str, Any]:
-    """The verdict as plain values."""
-    return {
+    """The verdict as plain values; a token that we signed is masked."""
+    told: dict[str, Any] = {
         "allowed": verdict.is_allowed,
         "status": verdict.status,
         "reason": str(verdict.reason),
@@ -76,7 +77,17 @@ def described(verdict: Verdict) -> dict[str, Any]:
         "policy": verdict.policy,
         "rule": verdict.rule,
         "needs": type(verdict.lookup).__name__ if verdict.lookup is not None else None,
-        "headers": {header.name: header.value for header in verdict.headers},
+        "headers": {header.name: redacted_text(header.value) for header in verdict.headers},
         "headers_to_remove": list(verdict.headers_to_remove),
+        "query_parameters_to_set": dict(verdict.query_parameters_to_set),
         "query_parameters_to_remove": list(verdict.query_parameters_to_remove),
+        "response_headers": {header.name: header.value for header in verdict.response_headers},
+        "metadata": dict(verdict.metadata),
     }
+    if verdict.denial is not None:
+        told["shown"] = {
+            "status": verdict.denial.status,
+            "headers": dict(verdict.denial.headers),
+            "body": verdict.denial.body,
+        }
+    return told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from ext_authz.core.addresses import HEADER as FORWARDED_FOR
@@ -11,7 +11,9 @@ from ext_authz.core.addresses import client_address
 from ext_authz.core.bodies import Body, Form, body_of
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.model import ANONYMOUS, Identified, Identity, Principal, Request
-from ext_authz.core.policies import Policy
+
+if TYPE_CHECKING:
+    from ext_authz.core.policies import Policy
 
 QUERY_PARAMETERS_AT_MOST = 1000
 
@@ -58,6 +60,11 @@ class Facts:
     @cached_property
     def permissions(self) -> frozenset[str]:
         return self._policy.roles.granted(self.roles)
+
+    @property
+    def namespace(self) -> str:
+        """Whose policy it is."""
+        return self._policy.namespace
 
     @cached_property
     def host(self) -> str:

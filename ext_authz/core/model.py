@@ -160,6 +160,16 @@ class HeaderMutation:
 
 
 @dataclass(frozen=True, slots=True)
+class Denial:
+    """How a denial is shown in place of problem+json; no `body` (None): as that."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str | None = None
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Allowed or denied, why, and everything that the proxy must do about it.
 
@@ -180,7 +190,11 @@ class Verdict:
     challenges: tuple[str, ...] = ()
     headers: tuple[HeaderMutation, ...] = ()
     headers_to_remove: tuple[str, ...] = ()
+    query_parameters_to_set: tuple[tuple[str, str], ...] = ()
     query_parameters_to_remove: tuple[str, ...] = ()
+    response_headers: tuple[HeaderMutation, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    denial: Denial | None = None
     lookup: Lookup | None = None
     is_fault: bool = False
     failed_conditions: tuple[str, ...] = ()

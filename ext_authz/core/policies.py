@@ -10,6 +10,7 @@ from enum import Enum
 from functools import cached_property
 
 from ext_authz.core.addresses import Network
+from ext_authz.core.answer_parts import AnswerParts
 from ext_authz.core.conditions import Condition
 from ext_authz.core.hosts import HostIndex
 from ext_authz.core.issuer_kind import TokenIssuerSpec
@@ -148,6 +149,7 @@ class Policy:
     forwards_credential: bool = False
     namespace: str = ""
     roles: Roles = field(default_factory=Roles)
+    answer: AnswerParts = field(default_factory=AnswerParts)
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-For is believed."""
 

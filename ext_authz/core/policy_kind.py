@@ -8,6 +8,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from ext_authz.core.answer_kind import (
+    Denied,
+    Downstream,
+    IdentityToken,
+    MetadataValue,
+    Upstream,
+)
 from ext_authz.core.hosts import parse_host_pattern
 from ext_authz.core.kind_parts import (
     HeaderName,
@@ -255,6 +262,13 @@ class AccessPolicySpec(Part):
     forwardCredential: bool = Field(  # noqa: N815
         False, description="Whether the upstream gets the credential itself."
     )
+    upstream: Upstream = Upstream()
+    downstream: Downstream = Downstream()
+    metadata: list[MetadataValue] = Field(
+        [], max_length=20, description="Dynamic metadata, for later filters and logs."
+    )
+    denied: Denied = Denied()
+    identityToken: IdentityToken | None = None  # noqa: N815
     rules: list[Rule] = Field(max_length=10_000)
 
     @model_validator(mode="after")

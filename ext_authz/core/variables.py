@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ext_authz.core.conditions import VARIABLES, Condition
-from ext_authz.core.credentials import cookies
+from ext_authz.core.conditions import VARIABLES, Expression
+from ext_authz.core.cookies import cookies
 from ext_authz.core.facts import Facts
 
 _READERS: dict[str, Callable[[Facts], Any]] = {
@@ -47,7 +47,7 @@ if {*_READERS, PATH_VARIABLES} != VARIABLES.keys():
 
 
 def values_for(
-    condition: Condition, facts: Facts, path_variables: Mapping[str, str]
+    condition: Expression, facts: Facts, path_variables: Mapping[str, str]
 ) -> dict[str, Any]:
     """The variables that `condition` may read; what the request does not have is left out, so that
     reading it fails.

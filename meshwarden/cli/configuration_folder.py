@@ -12,7 +12,13 @@ from typing import Annotated
 import typer
 
 from ext_authz.core.compile import Configured, Options, compile_policies, referenced_files
-from ext_authz.core.compile_keys import API_KEYS, DEVELOPMENT_JWKS, PEPPER, REVOCATIONS
+from ext_authz.core.compile_keys import (
+    API_KEYS,
+    DEVELOPMENT_JWKS,
+    PEPPER,
+    REVOCATIONS,
+    SIGNING_KEYS,
+)
 from ext_authz.core.discovery import document_url, endpoint
 from ext_authz.core.engine import decide
 from ext_authz.core.jwks import KeySet, parse_jwks
@@ -77,6 +83,7 @@ def load(folder: Path, state: StateFolder) -> Configured:
             PEPPER: state.pepper,
             DEVELOPMENT_JWKS: state.jwks,
             REVOCATIONS: state.revocations,
+            SIGNING_KEYS: state.signing_keys,
         }
     bundle = FolderSource(folder, extra=extra, references=referenced_files).read()
     if bundle.unreadable:

@@ -1,4 +1,4 @@
-"""`meshwarden keys create|list|revoke`: API keys, of which keyed digests are stored.
+"""`meshwarden keys create|list|revoke|signing`: API keys, of which keyed digests are stored.
 
 In the state folder's file, or in the Redis of a larger installation. A running ext_authz sees each
 change within a second. The key itself is shown once, at creation.
@@ -23,10 +23,13 @@ from ext_authz.core.revocations import Revocation
 from meshwarden.cli.arguments import seconds
 from meshwarden.cli.key_file import FileRecords, read
 from meshwarden.cli.output import AsJson, print_json, print_line
+from meshwarden.cli.signing_keys import signing
 from meshwarden.cli.state_folder import DEFAULT_STATE, State, prepared
 from meshwarden.core.faults import InvalidInput, Problem
 
-app = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True)
+app = typer.Typer(
+    help="API keys: make, list, revoke; the keys that sign identity tokens.", no_args_is_help=True
+)
 
 
 class Records(Protocol):
@@ -127,6 +130,9 @@ def _record(values: dict[str, Any]) -> KeyRecord:
             )
             for field in wrong
         ) from None
+
+
+app.command("signing")(signing)
 
 
 @app.command("create")

@@ -3,6 +3,7 @@
 issuer.pem (0600)   signs development tokens          jwks.json          its public part
 api_keys.json       records of API keys, digests      pepper (0600)      the secret of the digests
 revocations.json    revoked tokens
+signing.json (0600) the keys that sign identity tokens
 demo.json (0600)    what `up` started                 demo.env (0600)    its credentials for a shell
 addresses.json      where the running `up` listens
 up.lock             held by a running `up`, whose process id is in it
@@ -11,14 +12,12 @@ up.lock             held by a running `up`, whose process id is in it
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import secrets
 import sys
 import tempfile
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ import typer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ext_authz.core.jwk import private_jwk, public_jwk
 from meshwarden.core.faults import Misconfigured, Problem
 
 DEVELOPMENT_ISSUER = "https://development.meshwarden.invalid"
@@ -54,6 +54,7 @@ class StateFolder:
         self.api_keys = path / "api_keys.json"
         self.pepper = path / "pepper"
         self.revocations = path / "revocations.json"
+        self.signing_keys = path / "signing.json"
         self.demo = path / "demo.json"
         self.demo_environment = path / "demo.env"
         self.addresses = path / "addresses.json"
@@ -70,6 +71,9 @@ class StateFolder:
                 write_private(self.pepper, secrets.token_hex(32) + "\n")
             if not self.api_keys.exists():
                 write_private(self.api_keys, '{"version": 1, "keys": []}\n')
+            if not self.signing_keys.exists():
+                key = private_jwk(ec.generate_private_key(ec.SECP256R1()), 0)
+                write_private(self.signing_keys, json.dumps({"keys": [key]}, indent=2) + "\n")
             if not self.revocations.exists():
                 write_private(self.revocations, '{"version": 1, "revocations": []}\n')
         return is_new
@@ -126,7 +130,7 @@ class StateFolder:
             claims,
             key,
             algorithm="ES256",
-            headers={"kid": _key_id(key.public_key()), "typ": "at+jwt"},
+            headers={"kid": public_jwk(key.public_key())["kid"], "typ": "at+jwt"},
         )
 
     def _private_key(self) -> ec.EllipticCurvePrivateKey:
@@ -144,7 +148,7 @@ class StateFolder:
             raise Misconfigured(f"{self._issuer_key} is not a private key; remove it") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise Misconfigured(f"{self._issuer_key} is not a P-256 key; remove it")
-        jwks = json.dumps({"keys": [_public_jwk(key.public_key())]}, indent=2) + "\n"
+        jwks = json.dumps({"keys": [public_jwk(key.public_key())]}, indent=2) + "\n"
         if not self.jwks.exists() or self.jwks.read_text() != jwks:
             write_private(self.jwks, jwks, mode=0o644)
         return key
@@ -181,23 +185,3 @@ def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
         file.write(text)
         os.fchmod(file.fileno(), mode)
     Path(name).replace(path)
-
-
-def _public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
-    return {**_point(key), "kid": _key_id(key), "use": "sig", "alg": "ES256"}
-
-
-def _point(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
-    numbers = key.public_numbers()
-    x, y = (_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
-    return {"crv": "P-256", "kty": "EC", "x": x, "y": y}
-
-
-def _key_id(key: ec.EllipticCurvePublicKey) -> str:
-    """The key's thumbprint (RFC 7638)."""
-    canonical = json.dumps(_point(key), separators=(",", ":"), sort_keys=True)
-    return _base64url(hashlib.sha256(canonical.encode()).digest())
-
-
-def _base64url(content: bytes) -> str:
-    return urlsafe_b64encode(content).rstrip(b"=").decode()

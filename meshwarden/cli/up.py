@@ -188,6 +188,8 @@ class System:
                     "--http.port", str(ports.ext_authz_http),
                     "--keys.file", str(folder.api_keys),
                     "--keys.pepper-file", str(folder.pepper),
+                    "--identity-tokens.keys-file", str(folder.signing_keys),
+                    "--identity-tokens.issuer", f"http://{HOST}:{ports.ext_authz_http}",
                     "--keys.revocations-file", str(folder.revocations),
                     "--keys.development-jwks", str(folder.jwks),
                 ],

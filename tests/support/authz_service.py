@@ -116,9 +116,10 @@ def serving(
     is_ready: bool = True,
 ) -> Iterator[Service]:
     """The service over `resources` with `files` beside them, waited for unless `is_ready` is
-    false; `keeps_keys`: API keys are in a file.
+    false; `keeps_keys`: API keys are in a file. `{http_port}` in an option is that port.
     """
     service = Service(folder, free_ports(3))
+    options = tuple(text.replace("{http_port}", str(service.http_port)) for text in options)
     (folder / "config").mkdir()
     for name, text in (files or {}).items():
         (folder / "config" / name).write_text(text)
