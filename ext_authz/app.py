@@ -17,6 +17,7 @@ from ext_authz.adapters.redis_layout import Layout
 from ext_authz.adapters.redis_records import RedisRecords
 from ext_authz.core import compile_keys
 from ext_authz.core.compile import Configured, Options, compile_policies, referenced_files
+from ext_authz.core.failure_budget import FailureBudget
 from ext_authz.core.key_memory import LONG_AGO, RememberedApiKeys
 from ext_authz.core.keys import Keys
 from ext_authz.core.lookups import ApiKeyLookup, IntrospectionLookup, IssuerKeysLookup, Lookup
@@ -72,6 +73,9 @@ def build(service: Service, settings: Settings) -> None:
         remembered=TokenMemory(tokens_at_most),
         active=TokenMemory(tokens_at_most),
         inactive=TokenMemory(tokens_at_most),
+        budget=FailureBudget(
+            at_once=settings.failures_at_once, per_second=settings.failures_per_second
+        ),
     )
     http = HttpClient()
     fetcher = KeyFetcher(keys, http, metrics=service.metrics)

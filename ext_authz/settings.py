@@ -91,6 +91,16 @@ class Settings(ServiceSettings):
         description="How a fault of ours is answered. Both obey Envoy's failure mode; "
         "error_response says why in its body.",
     )
+    failures_at_once: int = Field(
+        200,
+        ge=1,
+        le=1_000_000,
+        description="Credentials that are not valid which one address may have verified at once; "
+        "beyond them an unknown one from there is 429, and known ones are served.",
+    )
+    failures_per_second: float = Field(
+        10, gt=0, le=1_000_000, description="So many more are given to each address a second."
+    )
     headers_at_most: int = Field(
         80, ge=1, le=1000, description="A request with more header lines is denied with 431."
     )

@@ -32,6 +32,7 @@ CHECK = "/envoy.service.auth.v3.Authorization/Check"
 _GRPC_OK, _GRPC_RESOURCE_EXHAUSTED, _GRPC_PERMISSION_DENIED, _GRPC_UNAUTHENTICATED = 0, 8, 7, 16
 _STATUS_CODES = {
     401: _GRPC_UNAUTHENTICATED,
+    429: _GRPC_RESOURCE_EXHAUSTED,
     431: _GRPC_RESOURCE_EXHAUSTED,
     503: _GRPC_RESOURCE_EXHAUSTED,
 }
@@ -262,7 +263,7 @@ def _encode_denied(denied: Any, verdict: Verdict, *, is_grpc: bool) -> None:
     if verdict.challenges:
         # One line for all: Envoy drops headers that are to be appended to a denial.
         headers["www-authenticate"] = ", ".join(verdict.challenges)
-    if verdict.status == 503:
+    if verdict.status in (429, 503):
         headers["retry-after"] = "1"
     if is_grpc:
         denied.body = f"{verdict.reason}: {verdict.detail}"

@@ -57,6 +57,8 @@ def identify(request: Request, query: str, known: Known) -> Identity:
 
 
 def _is_skipped(identity: Unidentified, method: Method) -> bool:
+    if identity.reason is Reason.TOO_MANY_FAILURES:
+        return False
     if identity.is_fault:
         return method.on_unavailable is OnUnavailable.SKIP
     return method.skips_invalid
@@ -70,17 +72,20 @@ def _as_stated(identity: Unidentified, method: Method) -> Unidentified:
 
 
 def _by_api_key(text: str, _method: Method, known: Known) -> Identity:
-    record = known.keys.api_keys.find(text, known.now)
-    if isinstance(record, ApiKeyLookup):
-        if record not in known.answers:
-            unread = "the API key is looked up"
-            return Unidentified(Reason.INVALID_API_KEY, unread, lookup=record)
-        answer = known.answers[record]
-        if answer is FAILED:
-            told = "the key store does not answer"
-            return Unidentified(Reason.KEY_STORE_UNAVAILABLE, told, is_fault=True)
-        record = answer if isinstance(answer, KeyRecord) else None
-    if record is None or not record.is_valid(known.now, known.policy.namespace):
+    found = known.keys.api_keys.find(text, known.now)
+    if isinstance(found, ApiKeyLookup):
+        return known.looked_up(found, lambda answer: _of_record(answer, known))
+    if isinstance(found, KeyRecord) and found.is_valid(known.now, known.policy.namespace):
+        return _of_record(found, known)
+    return known.verified(lambda: _of_record(found, known))
+
+
+def _of_record(record: object, known: Known) -> Identity:
+    """The principal of a key by its record, as far as that was found."""
+    if record is FAILED:
+        told = "the key store does not answer"
+        return Unidentified(Reason.KEY_STORE_UNAVAILABLE, told, is_fault=True)
+    if not isinstance(record, KeyRecord) or not record.is_valid(known.now, known.policy.namespace):
         return Unidentified(Reason.INVALID_API_KEY, "the API key is unknown, expired or revoked")
     return Identified(
         Principal(

@@ -40,9 +40,7 @@ def by_introspection(token: str, method: Method, known: Known) -> Identity:
     identity = _remembered(token, issuer, known)
     if identity is None:
         lookup = IntrospectionLookup(issuer.name, token)
-        if lookup not in known.answers:
-            return Unidentified(Reason.INACTIVE_TOKEN, "the token is asked about", lookup=lookup)
-        identity = _judged(token, issuer, known.answers[lookup], known)
+        identity = known.looked_up(lookup, lambda said: _judged(token, issuer, said, known))
     if isinstance(identity, Unidentified):
         return identity
     return unless_revoked(identity.principal, known)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ext_authz.core.api_keys import ApiKeys, KeyRecord
+from ext_authz.core.failure_budget import FailureBudget
 from ext_authz.core.identity_token import SigningKeys
 from ext_authz.core.jwks import EMPTY, KeySet
 from ext_authz.core.lookups import ApiKeyLookup
@@ -37,6 +38,7 @@ class Keys:
     revocations: Revocations = field(default_factory=Revocations)
     revocations_current_until: float = float("inf")
     signing: SigningKeys = field(default_factory=SigningKeys)
+    budget: FailureBudget = field(default_factory=FailureBudget)
     remembered: TokenMemory[RememberedToken] = field(default_factory=TokenMemory)
     active: TokenMemory[IntrospectedToken] = field(default_factory=TokenMemory)
     inactive: TokenMemory[IntrospectedToken] = field(default_factory=TokenMemory)

@@ -38,6 +38,9 @@ class Reason(StrEnum):
     UNTRUSTED_CERTIFICATE = "untrusted_certificate"
     REVOKED = "revoked"
     INACTIVE_TOKEN = "inactive_token"
+    PENDING = "pending"
+    # too much of that from one address: 429
+    TOO_MANY_FAILURES = "too_many_failures"
     # who is calling can't be found out now: 503
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     KEY_STORE_UNAVAILABLE = "key_store_unavailable"

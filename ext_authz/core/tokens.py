@@ -39,15 +39,21 @@ def by_token(token: str, method: Method, known: Known) -> Identity:
     if remembered is not None and not _still_stands(remembered, method, known):
         memory.forget(token)
         remembered = None
-    if remembered is None:
-        try:
-            remembered = _verified(token, method, known)
-        except jose.Malformed as error:
-            return Unidentified(Reason.MALFORMED_TOKEN, str(error))
-        except Refused as error:
-            return error.unidentified
-        memory.remember(token, remembered)
-    return unless_revoked(remembered.principal, known)
+    if remembered is not None:
+        return unless_revoked(remembered.principal, known)
+    return known.verified(lambda: _first_seen(token, method, known))
+
+
+def _first_seen(token: str, method: Method, known: Known) -> Identity:
+    """The principal of a token that is not remembered."""
+    try:
+        verified = _verified(token, method, known)
+    except jose.Malformed as error:
+        return Unidentified(Reason.MALFORMED_TOKEN, str(error))
+    except Refused as error:
+        return error.unidentified
+    known.keys.remembered.remember(token, verified)
+    return unless_revoked(verified.principal, known)
 
 
 def unless_revoked(principal: Principal, known: Known) -> Identity:

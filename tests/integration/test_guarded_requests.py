@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 
 from tests.support.authz_service import live
@@ -46,3 +47,19 @@ def test_a_query_without_a_credential_reaches_the_upstream_as_it_was_sent(mesh: 
     cookie = {"cookie": f"session={EC.token(live())}"}
     for path in ("/orders?k", "/orders?a=1&&b=%20+", "/orders?"):
         assert mesh.seen(path, cookie)[":path"] == [path]
+
+
+def test_a_flood_of_wrong_tokens_is_refused_unverified_and_others_are_served(mesh: GuardedMesh):
+    """Beyond two hundred of one address; a token that is known is served from there, too."""
+    known = {"cookie": f"session={EC.token(live(jti='known'))}"}
+    unknown = {"cookie": f"session={EC.token(live(jti='unknown'))}"}
+    assert mesh.reason("/orders", known) == "allowed"
+    reasons = {mesh.reason("/orders", {"cookie": f"session=x{n}"}) for n in range(260)}
+    assert reasons == {"malformed_token", "too_many_failures"}
+    answer = mesh.get("/orders", unknown)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert mesh.reason("/orders", known) == "allowed"
+    elsewhere = httpx2.HTTPTransport(local_address="127.0.0.9")
+    with httpx2.Client(transport=elsewhere) as client:
+        answer = client.get(f"{mesh.envoy.gateway}/orders", headers=unknown)
+        assert answer.status_code == 200
