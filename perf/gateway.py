@@ -40,9 +40,9 @@ def measure() -> dict[str, Any]:
         with running_quickstart(folder) as system, _bare_envoy(folder, system) as bare:
             _k6(folder, system, bare, seconds=WARM_UP_SECONDS)
             processes = _processes(system.process.pid)
-            before = {name: _cpu_seconds(pid) for name, pid in processes.items()}
+            before = {name: cpu_seconds(pid) for name, pid in processes.items()}
             metrics, held = _k6(folder, system, bare, seconds=SECONDS)
-            spent = {name: _cpu_seconds(pid) - before[name] for name, pid in processes.items()}
+            spent = {name: cpu_seconds(pid) - before[name] for name, pid in processes.items()}
     requests = (
         metrics["guarded_latency"]["values"].get("count")
         or metrics["iterations"]["values"]["count"]
@@ -127,7 +127,7 @@ def _processes(parent: int) -> dict[str, int]:
     return found
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far (proc(5), fields 14 and 15)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -5,35 +5,18 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from perf import decisions, gateway
-
-RESULTS = Path("perf/results")
-PACKAGES = ("grpcio", "protobuf", "pyjwt", "cryptography", "uvloop")
+from perf.result import RESULTS, described
 
 
 def main() -> int:
     """Measure, write, and say where; 1 when a threshold does not hold."""
     now = datetime.now(UTC)
-    result: dict[str, Any] = {
-        "date": now.isoformat(timespec="seconds"),
-        "machine": {
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "load_before": os.getloadavg()[0],
-        },
-        "versions": {name: version(name) for name in PACKAGES} | {"envoy": "1.40.0"},
-        "decisions": decisions.measure(),
-        "gateway": gateway.measure(),
-    }
+    result = described({"decisions": decisions.measure(), "gateway": gateway.measure()})
     RESULTS.mkdir(exist_ok=True)
     name = RESULTS / f"{now:%Y-%m-%dT%H%M%SZ}"
     name.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")

@@ -182,7 +182,7 @@ def judge(facts: Facts, policy: Policy, policies: PolicySet, keys: Keys) -> Verd
     if denied is not None:
         return carrying.denied(denied, facts, policy)
     failed: tuple[str, ...] = ()
-    for rule in policy.allow_rules:
+    for rule in policy.allow_index.candidates(facts.path):
         outcome = examine(rule, facts)
         if outcome.matches:
             return carrying.allowed(
@@ -204,7 +204,7 @@ def judge(facts: Facts, policy: Policy, policies: PolicySet, keys: Keys) -> Verd
 
 def _denied_by_rule(facts: Facts, policy: Policy) -> Verdict | None:
     """The denial of the first deny rule that matches, or whose condition fails."""
-    for rule in policy.deny_rules:
+    for rule in policy.deny_index.candidates(facts.path):
         outcome = examine(rule, facts)
         if outcome.has_failed:
             reason, told = Reason.CONDITION_FAILED, "a deny rule's condition failed"

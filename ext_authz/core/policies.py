@@ -17,6 +17,7 @@ from ext_authz.core.issuer_kind import TokenIssuerSpec
 from ext_authz.core.jwks import EMPTY, KeySet
 from ext_authz.core.paths import PathPattern
 from ext_authz.core.peers import PeerWay
+from ext_authz.core.rule_index import RuleIndex
 from ext_authz.core.time_windows import TimeWindow
 
 HEADERS_AT_MOST = 80
@@ -152,6 +153,14 @@ class Policy:
     answer: AnswerParts = field(default_factory=AnswerParts)
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-For is believed."""
+
+    @cached_property
+    def deny_index(self) -> RuleIndex:
+        return RuleIndex(self.deny_rules)
+
+    @cached_property
+    def allow_index(self) -> RuleIndex:
+        return RuleIndex(self.allow_rules)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:

@@ -60,15 +60,19 @@ def guarded_mesh(
     *resources: Any,
     options: tuple[str, ...] = (),
     files: Mapping[str, str] | None = None,
+    keeps_keys: bool = True,
     envoy: Mapping[str, Any] | None = None,
     changed: Callable[[Bootstrap], Bootstrap] = lambda document: document,
 ) -> Iterator[GuardedMesh]:
     """The mesh over `resources`; `options` are flags of ext_authz, `files` stand beside the
-    policy, `envoy` are fields of EnvoyOptions, `changed` may change the bootstrap.
+    policy, `keeps_keys`: API keys are in a file, `envoy` are fields of EnvoyOptions, `changed` may
+    change the bootstrap.
     """
     with (
         envoy_services.upstream() as upstream,
-        serving(folder, *resources, options=options, files=files) as authorizer,
+        serving(
+            folder, *resources, options=options, files=files, keeps_keys=keeps_keys
+        ) as authorizer,
     ):
         chosen = EnvoyOptions(
             listen_port=0,
