@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.authz_service import live
 from tests.support.check_requests import access_policy, token_issuer
-from tests.support.guarded_mesh import GuardedMesh, guarded_mesh
+from tests.support.guarded_mesh import Bootstrap, GuardedMesh, guarded_mesh
 from tests.support.processes import wait_until
 from tests.support.quickstart import meshwarden
 from tests.support.tokens import ec_signer, jwks
@@ -68,8 +68,17 @@ def mesh(folder: Path) -> Iterator[GuardedMesh]:
     assert made.returncode == 0, made.stderr
     options = ("--identity-tokens.keys-file", str(folder / "signing.json"))
     options += ("--identity-tokens.issuer", IDENTITY_ISSUER)
-    with guarded_mesh(folder, ISSUER, POLICY, options=options) as running:
+    with guarded_mesh(folder, ISSUER, POLICY, options=options, changed=logging_the_plan) as running:
         yield running
+
+
+def logging_the_plan(document: Bootstrap) -> Bootstrap:
+    """The access log has an entry for the metadata that the policy adds."""
+    chain = document["static_resources"]["listeners"][0]["filter_chains"][0]
+    log = chain["filters"][0]["typed_config"]["access_log"][0]["typed_config"]
+    shown = "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:plan)%"
+    log["log_format"]["json_format"]["plan"] = shown
+    return document
 
 
 def bearer(**claims: object) -> dict[str, str]:
@@ -109,6 +118,7 @@ def test_the_client_gets_headers_and_later_filters_metadata(mesh: GuardedMesh):
     answer = mesh.get("/orders", bearer())
     assert answer.headers["x-served-for"] == "jwt:rita"
     assert "x-never" not in answer.headers
+    wait_until(lambda: "gold" in [entry.get("plan") for entry in mesh.envoy.access_log], "logged")
 
 
 # --- denials

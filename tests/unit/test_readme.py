@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from ext_authz.core.compile import Options, compile_policies
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.core.snapshot import Bundle
@@ -30,12 +32,36 @@ def test_the_policy_in_the_readme_is_taken_with_what_it_says_stands_beside_it():
     assert configured.policies.policies.find("orders.example.com") is not None
 
 
-def test_every_file_that_the_documents_name_is_there():
-    for page in ("README.md", "CONTRIBUTING.md", "ext_authz/README.md", "perf/README.md"):
-        text = (CHECKOUT / page).read_text()
-        for link in re.findall(r"\]\(([^)#]+)\)", text):
-            if "://" not in link:
-                assert (CHECKOUT / Path(page).parent / link).exists(), f"{page}: {link}"
+GUIDES = sorted((CHECKOUT / "docs" / "how-to").glob("*.md"))
+PAGES = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("*/README.md"), *CHECKOUT.glob("docs/**/*.md")]
+FILES = {"introspection-secret": b"secret"}
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(CHECKOUT).as_posix()
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=_name)
+def test_the_resources_in_a_guide_are_taken(page: Path):
+    """All of one page together, as a reader would write them into a folder."""
+    shown = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    files = {f"{number}.yaml": text.encode() for number, text in enumerate(shown)}
+    compile_policies(Bundle({**files, **FILES}), Options(assumes_development_keys=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_file_that_a_document_names_is_there(page: Path):
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_every_test_that_a_document_names_is_there():
+    """As `file::test` (several may follow one file), or `file` alone."""
+    for page in PAGES:
+        for file, tests in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+            text = (CHECKOUT / file).read_text()
+            assert not tests or f"def {tests}(" in text, f"{_name(page)}: {file}::{tests}"
 
 
 def test_the_quickstart_is_one_configuration_of_each_kind():
