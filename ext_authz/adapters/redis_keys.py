@@ -172,8 +172,7 @@ class RedisKeys:
             layout = self._layout
             command = ["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", layout.keys]
             await self._call(connection, *command, "PREFIX", layout.revocations)
-            self.memory.forget_all()
-            self._revocations_changed = True
+            self._forget_all()
             while True:
                 asked_at = self._clock()
                 await self._call(connection, "PING")
@@ -199,9 +198,7 @@ class RedisKeys:
         names = push[1] if len(push) > 1 else None
         self._changes.add(count=len(names or (None,)))
         if names is None:
-            self.memory.forget_all()
-            self._changed.update(self._waiting)
-            self._revocations_changed = True
+            self._forget_all()
             return
         for name in (name.decode() if isinstance(name, bytes) else name for name in names):
             if name == self._layout.revocations:
@@ -210,6 +207,12 @@ class RedisKeys:
                 digest = name.removeprefix(self._layout.keys)
                 self.memory.forget(digest)
                 self._changed.add(digest)
+
+    def _forget_all(self) -> None:
+        """Everything may have changed, what is being asked for included."""
+        self.memory.forget_all()
+        self._changed.update(self._waiting)
+        self._revocations_changed = True
 
     async def _load_revocations(self) -> None:
         stored = await self._bounded(self._redis.hvals(self._layout.revocations))
