@@ -16,15 +16,18 @@ import httpx2
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
 import ext_authz.app
 from ext_authz.adapters.envoy_check import CHECK
-from meshwarden.adapters import workers
+from meshwarden.adapters import tls, workers
 from meshwarden.adapters.envoy import EnvoyOptions, bootstrap, secrets, to_yaml
+from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import run
 from meshwarden.adapters.settings import TlsSettings
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.adapters.tls import RESYNC_SECONDS, Certificates
+from meshwarden.core.snapshot import Bundle
 from tests.support import grpc_service
 from tests.support.authz_service import Service, reason_of, request_of, serving
 from tests.support.certificates import (
@@ -142,10 +145,7 @@ def test_the_streaming_port_asks_for_the_same(secured: Secured):
 
 
 async def test_versions_below_1_2_are_refused(tmp_path: Path):
-    renamed_into_place(issued(OLD), tmp_path)
-    mount = Mount(tmp_path)
-    settings = TlsSettings(certificate_file=mount.certificate, key_file=mount.key)
-    certificates = Certificates(settings, metrics=Metrics(), clock=time.time)
+    certificates, _ = followed(tmp_path)
     async with grpc_service.serving(certificates) as served:
         show = partial(asyncio.to_thread, shown_serial, served.server.port)
         assert await show(version=ssl.TLSVersion.TLSv1_2) == certificates.pair.serial
@@ -246,6 +246,42 @@ async def test_a_change_is_seen_at_once_however_it_comes(tmp_path: Path, is_moun
         await asyncio.wait({following})
 
 
+async def test_a_broken_pair_is_told_once_however_often_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reads = 0
+    read = FolderSource.read
+
+    def counted(source: FolderSource) -> Bundle:
+        nonlocal reads
+        reads += 1
+        return read(source)
+
+    monkeypatch.setattr(tls, "RESYNC_SECONDS", 0.02)
+    monkeypatch.setattr(FolderSource, "read", counted)
+    certificates, metrics = followed(tmp_path)
+    with capture_logs() as logs:
+        following = asyncio.create_task(certificates.follow())
+        try:
+            (tmp_path / "tls.key").write_text("no key")
+            await until(lambda: certificates.status()["refused"], "it is refused")
+            refused_at = reads
+            await until(lambda: reads > refused_at + 5, "it is read again and again")
+        finally:
+            following.cancel()
+            await asyncio.wait({following})
+    assert [event["event"] for event in logs] == ["tls_refused"]
+    assert b'tls_reloads_total{outcome="refused"} 1.0' in metrics.exposition()
+
+
+def followed(folder: Path) -> tuple[Certificates, Metrics]:
+    """Certificates of a pair in `folder`, which a test may change."""
+    renamed_into_place(issued(OLD), folder)
+    settings = TlsSettings(certificate_file=folder / "tls.crt", key_file=folder / "tls.key")
+    metrics = Metrics()
+    return Certificates(settings, metrics=metrics, clock=time.time), metrics
+
+
 def test_each_worker_follows_on_its_http_port_too_where_it_is_told_to(tmp_path: Path):
     """HTTP asks for no client certificate: a kubelet has none."""
     mount, pair = Mount(tmp_path / "tls"), issued(NEW)
@@ -263,7 +299,8 @@ def test_each_worker_follows_on_its_http_port_too_where_it_is_told_to(tmp_path: 
             secured.until(lambda: len(secured.events("tls_accepted")) == 2, "both have taken it")
             assert kept.get("/healthz").text == "ok"
             expiry = "tls_certificate_expiry_timestamp_seconds"
-            secured.until(lambda: secured.metric(expiry) == pair.expires, "the metric is no sum")
+            secured.until(lambda: secured.metric("tls_reloads_total") == 2, "both have told it")
+            assert secured.metric(expiry) == pair.expires
         assert secured.outcome(CLIENT) == "allowed"
         ports = ((service.grpc_port, "h2"), (service.http_port, "http/1.1"))
         shown = {shown_serial(port, protocol=name) for port, name in ports for _ in range(12)}
@@ -324,19 +361,18 @@ def with_secrets(folder: Path, options: dict[str, str]) -> dict[str, str]:
     return {**options, "services_tls_secrets_folder": str(folder)}
 
 
-@pytest.mark.parametrize(
-    ("san", "sni"), [(NAME, NAME), ("10.0.0.1", ""), ("spiffe://cluster.local/ns/m/sa/a", "")]
-)
-def test_envoy_takes_the_files_themselves_and_each_kind_of_name(tmp_path: Path, san: str, sni: str):
+def test_envoy_takes_the_files_themselves_and_each_kind_of_name(tmp_path: Path):
+    """A DNS name alone can be sent as SNI."""
     mount = Mount(tmp_path)
     mount.put(CLIENT, OLD.cert_pem.bytes())
-    document = bootstrap(EnvoyOptions(**envoy_options(mount, san=san)))
-    sockets = {
-        cluster["name"]: cluster["transport_socket"]["typed_config"].get("sni", "")
-        for cluster in document["static_resources"]["clusters"]
-        if "transport_socket" in cluster
-    }
-    assert sockets == {"ext_authz": sni, "ratelimit": sni}
+    for san, sni in ((NAME, NAME), ("10.0.0.1", ""), ("spiffe://cluster.local/ns/m/sa/a", "")):
+        document = bootstrap(EnvoyOptions(**envoy_options(mount, san=san)))
+        sockets = {
+            cluster["name"]: cluster["transport_socket"]["typed_config"].get("sni", "")
+            for cluster in document["static_resources"]["clusters"]
+            if "transport_socket" in cluster
+        }
+        assert sockets == {"ext_authz": sni, "ratelimit": sni}
     done = validate(document)
     assert done.returncode == 0, done.stderr
 
