@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,13 @@ import httpx2
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from structlog.testing import capture_logs
 
 import ext_authz.app
 from ext_authz.adapters.envoy_check import CHECK
-from meshwarden.adapters import tls, workers
+from meshwarden.adapters import workers
 from meshwarden.adapters.envoy import EnvoyOptions, bootstrap, secrets, to_yaml
-from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import run
-from meshwarden.adapters.settings import TlsSettings
-from meshwarden.adapters.telemetry import Metrics
-from meshwarden.adapters.tls import RESYNC_SECONDS, Certificates
-from meshwarden.core.snapshot import Bundle
-from tests.support import grpc_service
+from meshwarden.adapters.tls import RESYNC_SECONDS
 from tests.support.authz_service import Service, reason_of, request_of, serving
 from tests.support.certificates import (
     NAME,
@@ -36,7 +28,6 @@ from tests.support.certificates import (
     Mount,
     channel,
     issued,
-    renamed_into_place,
     serial_of,
     shown_serial,
     unencrypted,
@@ -44,7 +35,6 @@ from tests.support.certificates import (
 from tests.support.check_requests import access_policy
 from tests.support.envoy import validate
 from tests.support.guarded_mesh import guarded_mesh
-from tests.support.processes import until
 
 RULE = {"name": "open", "callers": "anyone", "paths": ["/open"]}
 POLICY = access_policy(RULE, identify=[{"apiKey": {}}])
@@ -144,18 +134,6 @@ def test_the_streaming_port_asks_for_the_same(secured: Secured):
     assert shown_serial(port) == shown_serial(secured.service.grpc_port)
 
 
-async def test_versions_below_1_2_are_refused(tmp_path: Path):
-    certificates, _ = followed(tmp_path)
-    async with grpc_service.serving(certificates) as served:
-        show = partial(asyncio.to_thread, shown_serial, served.server.port)
-        assert await show(version=ssl.TLSVersion.TLSv1_2) == certificates.pair.serial
-        with (
-            pytest.warns(DeprecationWarning, match="TLSv1_1"),
-            pytest.raises(ssl.SSLError),
-        ):
-            await show(version=ssl.TLSVersion.TLSv1_1)
-
-
 def test_certificate_and_client_ca_change_under_traffic_and_no_call_fails(secured: Secured):
     """First the certificate and a second client CA, then the old CA goes: as one renews both."""
     port = secured.service.grpc_port
@@ -216,70 +194,6 @@ def test_the_expiry_of_what_serves_is_shown(secured: Secured):
     expiry = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(pair.expires))
     assert secured.status()["expires"] == expiry
     assert secured.events("tls_accepted")[-1]["expires"] == expiry
-
-
-@pytest.mark.parametrize("is_mounted", [True, False])
-async def test_a_change_is_seen_at_once_however_it_comes(tmp_path: Path, is_mounted: bool):
-    """A mounted Secret's folder is swapped; `mv` renames one file, then the other."""
-    mount, first, second = Mount(tmp_path), issued(OLD), issued(OLD)
-    if is_mounted:
-        mount.put(first)
-    else:
-        renamed_into_place(first, tmp_path)
-    settings = TlsSettings(certificate_file=mount.certificate, key_file=mount.key)
-    certificates = Certificates(settings, metrics=Metrics(), clock=time.time)
-    following = asyncio.create_task(certificates.follow())
-    try:
-        # The watch stands when a change is seen; the next one is then not found by a rereading.
-        for pair in (second, first):
-            if is_mounted:
-                mount.put(pair)
-            else:
-                renamed_into_place(pair, tmp_path)
-            await until(
-                lambda pair=pair: certificates.pair.serial == pair.serial,
-                "the change is seen",
-                limit_seconds=RESYNC_SECONDS - 1,
-            )
-    finally:
-        following.cancel()
-        await asyncio.wait({following})
-
-
-async def test_a_broken_pair_is_told_once_however_often_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    reads = 0
-    read = FolderSource.read
-
-    def counted(source: FolderSource) -> Bundle:
-        nonlocal reads
-        reads += 1
-        return read(source)
-
-    monkeypatch.setattr(tls, "RESYNC_SECONDS", 0.02)
-    monkeypatch.setattr(FolderSource, "read", counted)
-    certificates, metrics = followed(tmp_path)
-    with capture_logs() as logs:
-        following = asyncio.create_task(certificates.follow())
-        try:
-            (tmp_path / "tls.key").write_text("no key")
-            await until(lambda: certificates.status()["refused"], "it is refused")
-            refused_at = reads
-            await until(lambda: reads > refused_at + 5, "it is read again and again")
-        finally:
-            following.cancel()
-            await asyncio.wait({following})
-    assert [event["event"] for event in logs] == ["tls_refused"]
-    assert b'tls_reloads_total{outcome="refused"} 1.0' in metrics.exposition()
-
-
-def followed(folder: Path) -> tuple[Certificates, Metrics]:
-    """Certificates of a pair in `folder`, which a test may change."""
-    renamed_into_place(issued(OLD), folder)
-    settings = TlsSettings(certificate_file=folder / "tls.crt", key_file=folder / "tls.key")
-    metrics = Metrics()
-    return Certificates(settings, metrics=metrics, clock=time.time), metrics
 
 
 def test_each_worker_follows_on_its_http_port_too_where_it_is_told_to(tmp_path: Path):
