@@ -34,6 +34,7 @@ from meshwarden.adapters.logs import logger
 from meshwarden.adapters.protobuf import pool
 from meshwarden.adapters.settings import GrpcSettings
 from meshwarden.adapters.telemetry import Metrics
+from meshwarden.adapters.tls import Certificates
 from meshwarden.adapters.tracing import Tracing
 from meshwarden.core.faults import Fault, Misconfigured
 
@@ -81,9 +82,12 @@ class GrpcServer:
         *,
         metrics: Metrics,
         tracing: Tracing,
+        certificates: Certificates | None = None,
         shared_ports: bool = False,
     ) -> None:
+        """With `certificates` both ports speak TLS and nothing else."""
         self._settings = settings
+        self._certificates = certificates
         self._shared_ports = shared_ports
         self._tracing = tracing
         self._calls = metrics.tally(
@@ -137,8 +141,11 @@ class GrpcServer:
         if not self._shared_ports:
             ports.require_free(self._settings.host, port)
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        address = f"{host}:{port}"
         try:
-            return int(server.add_insecure_port(f"{host}:{port}"))
+            if self._certificates is None:
+                return int(server.add_insecure_port(address))
+            return int(server.add_secure_port(address, self._certificates.grpc_credentials()))
         except RuntimeError:
             raise Misconfigured(f"port {port} on {host} can't be bound by gRPC") from None
 

@@ -16,23 +16,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import uvloop
 from starlette.routing import BaseRoute
 
-from meshwarden.adapters import logs, ports, workers
+from meshwarden.adapters import logs, ports, tls, workers
 from meshwarden.adapters.grpc_server import GrpcServer, Method
 from meshwarden.adapters.settings import ServiceSettings, load
 from meshwarden.adapters.side_port import HttpServer, Readiness, health_routes
 from meshwarden.adapters.telemetry import Metrics
+from meshwarden.adapters.tls import Certificates
 from meshwarden.adapters.tracing import Tracing
 from meshwarden.adapters.workers import stop_signals
-from meshwarden.core.faults import Fault, Misconfigured
+from meshwarden.core.faults import Fault, Misconfigured, Unavailable
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
+EXIT_UNAVAILABLE = 1
 EXIT_MISCONFIGURED = 2
 READINESS_INTERVAL_SECONDS = 0.1
 FLUSH_INTERVAL_SECONDS = 1.0
@@ -54,8 +57,26 @@ class Service:
         self.tasks: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.closers: list[Callable[[], Awaitable[None]]] = []
         self._is_shared = settings.workers > 1
+        self._certificates = self._with_tls()
         self._http: list[HttpServer] = []
         self._stopping = asyncio.Event()
+
+    def _with_tls(self) -> Certificates | None:
+        """The certificates that the ports need, followed from now on; None: they speak no TLS."""
+        settings = self.settings.tls
+        if settings.certificate_file is None:
+            return None
+        try:
+            certificates = Certificates(settings, metrics=self.metrics, clock=time.time)
+        except Misconfigured as fault:
+            if not workers.is_worker():
+                raise
+            # The supervisor found them right, so a change broke them: the other workers, which
+            # serve the last good pair, must not end with the one that took a dead one's place.
+            raise Unavailable(fault.problems) from None
+        self.readiness.details["tls"] = certificates.status
+        self.tasks.append(certificates.follow)
+        return certificates
 
     async def serve(self) -> None:
         """Open the ports, serve until SIGTERM or SIGINT, drain, stop."""
@@ -67,6 +88,7 @@ class Service:
             self.methods,
             metrics=self.metrics,
             tracing=self.tracing,
+            certificates=self._certificates,
             shared_ports=self._is_shared,
         )
         running: list[asyncio.Task[None]] = []
@@ -93,8 +115,11 @@ class Service:
     async def _open_http(self) -> None:
         http = self.settings.http
         own = [*health_routes(self.readiness, self.metrics), *self.routes]
+        certificates = self._certificates if self.settings.tls.http else None
+        context = None if certificates is None else certificates.http_context()
         for host, port, routes in [(http.host, http.port, own), *self.further_http]:
-            server = HttpServer(ports.bind(host, port, shared=self._is_shared), routes)
+            bound = ports.bind(host, port, shared=self._is_shared)
+            server = HttpServer(bound, routes, tls=context)
             await server.start()
             self._http.append(server)
 
@@ -148,12 +173,14 @@ def run(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run a service until it is told to stop; the process's exit status (2: the settings are
-    wrong).
+    wrong; 1: a worker should be tried again).
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
         settings = load(model, given, program)
         logs.configure(settings.log, program)
+        if not workers.is_worker():
+            tls.require(settings.tls, now=time.time())
         if settings.workers > 1 and not workers.is_worker():
             _require_free_ports(settings)
             command = [sys.executable, "-m", program, *given]
@@ -165,7 +192,7 @@ def run(
     except Fault as fault:
         for problem in fault.problems:
             sys.stderr.write(f"{program}: {problem}\n")
-        return EXIT_MISCONFIGURED
+        return EXIT_UNAVAILABLE if isinstance(fault, Unavailable) else EXIT_MISCONFIGURED
 
 
 async def _serve(

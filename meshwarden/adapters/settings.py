@@ -71,6 +71,23 @@ class HttpSettings(Section):
     port: Port = Field(0, description="Port of /healthz, /readyz and /metrics; 0 takes a free one.")
 
 
+class TlsSettings(Section):
+    certificate_file: Path | None = Field(
+        None,
+        description="PEM file of the service's certificate and its chain: the gRPC ports speak "
+        "TLS. A change is followed.",
+    )
+    key_file: Path | None = Field(None, description="PEM file of the certificate's private key.")
+    client_ca_file: Path | None = Field(
+        None,
+        description="PEM file of CAs: a gRPC client must show a certificate that one of them "
+        "signed.",
+    )
+    http: bool = Field(
+        False, description="The HTTP ports speak TLS, too; no client certificate is asked for."
+    )
+
+
 class ConfigurationSettings(Section):
     folder: Path | None = Field(None, description="Folder of configuration files.")
     resync_seconds: float = Field(
@@ -131,6 +148,7 @@ class ServiceSettings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     grpc: GrpcSettings
     http: HttpSettings
+    tls: TlsSettings = TlsSettings()
     configuration: ConfigurationSettings = ConfigurationSettings()
 
     def addresses(self) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -64,9 +65,15 @@ def health_routes(readiness: Readiness, metrics: Metrics) -> list[BaseRoute]:
 
 
 class HttpServer:
-    """One HTTP port served in the running event loop."""
+    """One HTTP port served in the running event loop; with `tls` it speaks TLS and nothing else."""
 
-    def __init__(self, bound: socket.socket, routes: Sequence[BaseRoute]) -> None:
+    def __init__(
+        self,
+        bound: socket.socket,
+        routes: Sequence[BaseRoute],
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._socket = bound
         app = Starlette(routes=list(routes))
         config = uvicorn.Config(
@@ -79,6 +86,7 @@ class HttpServer:
             timeout_keep_alive=30,
             limit_concurrency=500,
             timeout_graceful_shutdown=1,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None

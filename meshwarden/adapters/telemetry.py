@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -91,9 +92,18 @@ class Metrics:
         self._flushed.append(made)
         return made
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A gauge whose value is read at each flush; with several workers their sum is shown."""
-        made = Gauge(name, text, registry=self.registry, multiprocess_mode="livesum")
+    def gauge(
+        self,
+        name: str,
+        text: str,
+        read: Callable[[], float],
+        *,
+        across_workers: Literal["livesum", "livemin"] = "livesum",
+    ) -> None:
+        """A gauge whose value is read at each flush; with several workers their sum is shown, or
+        the least.
+        """
+        made = Gauge(name, text, registry=self.registry, multiprocess_mode=across_workers)
         self._before_flush.append(lambda: made.set(read()))
 
     def flush(self) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 import typer
@@ -15,19 +16,23 @@ import typer
 from meshwarden.cli.output import print_line
 from meshwarden.core.faults import Misconfigured, Problem
 
+if TYPE_CHECKING:
+    from meshwarden.adapters.envoy import EnvoyOptions
+
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 app = typer.Typer(help="Write Envoy's bootstrap, or the reference pages.", no_args_is_help=True)
 
 
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE of an Envoy option; repeat it. --options lists them."),
+]
+
+
 @app.command("envoy")
 def envoy(
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="NAME=VALUE of an Envoy option; repeat it. --options lists them."
-        ),
-    ] = None,
+    setting: Setting = None,
     options: Annotated[bool, typer.Option("--options", help="List the options and stop.")] = False,
 ) -> None:
     """Print the bootstrap of a stock Envoy 1.40 in front of the services.
@@ -42,6 +47,32 @@ def envoy(
                 f"{name}={info.default}" + (f"  # {info.description}" if info.description else "")
             )
         return
+    print_line(to_yaml(bootstrap(_chosen(setting))).rstrip("\n"))
+
+
+@app.command("envoy-secrets")
+def envoy_secrets(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    setting: Setting = None,
+) -> None:
+    """Write into DIR what Envoy's option services_tls_secrets_folder names, so that Envoy follows
+    changed certificates.
+
+    [bold]Example:[/bold] meshwarden render envoy-secrets /etc/envoy/secrets --set
+    services_tls_ca_file=/etc/envoy/tls/ca.crt --set services_tls_san=meshwarden.internal
+    """
+    from meshwarden.adapters.envoy import secrets, to_yaml
+
+    files = secrets(_chosen(setting))
+    if not files:
+        raise Misconfigured("without services_tls_ca_file there are no secrets: --set it")
+    _write(folder, {name: to_yaml(document) for name, document in files.items()})
+
+
+def _chosen(setting: list[str] | None) -> EnvoyOptions:
+    """The options that `--set` names, every wrong one told at once."""
+    from meshwarden.adapters.envoy import EnvoyOptions
+
     values = {}
     for text in setting or []:
         name, separator, value = text.partition("=")
@@ -49,16 +80,17 @@ def envoy(
             raise Misconfigured(f"--set {text}: NAME=VALUE is needed")
         values[name] = value
     try:
-        chosen = EnvoyOptions.model_validate(values)
+        return EnvoyOptions.model_validate(values)
     except pydantic.ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         known = list(EnvoyOptions.model_fields)
         raise Misconfigured(_option_problem(detail, values, known) for detail in details) from None
-    print_line(to_yaml(bootstrap(chosen)).rstrip("\n"))
 
 
 def _option_problem(detail: Any, values: dict[str, str], known: list[str]) -> Problem:
     """One wrong `--set`, with the option that may have been meant."""
+    if not detail["loc"]:  # Options that don't go together.
+        return Problem("", 0, detail["msg"].removeprefix("Value error, "), "`--options` lists them")
     name = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, known, n=1)
@@ -76,7 +108,12 @@ def reference(
 
     [bold]Example:[/bold] meshwarden render reference docs/reference
     """
-    for name, text in reference_files().items():
+    _write(folder, reference_files())
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write each file below `folder` and say so."""
+    for name, text in files.items():
         path = folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

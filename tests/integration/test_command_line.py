@@ -24,7 +24,7 @@ from tests.support.quickstart import meshwarden
 COMMANDS = (
     *(["up"], ["check"], ["explain"], ["token"], ["doctor"]),
     *(["keys", "create"], ["keys", "list"], ["keys", "revoke"]),
-    *(["render", "envoy"], ["render", "reference"]),
+    *(["render", "envoy"], ["render", "envoy-secrets"], ["render", "reference"]),
 )
 
 

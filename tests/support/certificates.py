@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,10 +19,20 @@ DAY = datetime.timedelta(days=1)
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate and its private key, both in PEM."""
+    """A certificate and its private key, and the authority that signed it; all in PEM."""
 
     certificate: bytes
     key: bytes
+    ca: bytes = b""
+
+    @property
+    def serial(self) -> str:
+        return serial_of(self.certificate)
+
+    @property
+    def expires(self) -> float:
+        parsed = x509.load_pem_x509_certificate(self.certificate)
+        return parsed.not_valid_after_utc.timestamp()
 
     @property
     def as_envoy_sends_it(self) -> str:
@@ -33,6 +44,11 @@ class Issued:
         for path, content in zip(paths, (self.certificate, self.key), strict=True):
             path.write_bytes(content)
         return str(paths[0]), str(paths[1])
+
+
+def serial_of(certificate: bytes) -> str:
+    """The serial number of a certificate in PEM, in hexadecimal."""
+    return f"{x509.load_pem_x509_certificate(certificate).serial_number:x}"
 
 
 class Authority:
@@ -63,9 +79,9 @@ class Authority:
         starts: datetime.timedelta = -DAY,
         ends: datetime.timedelta = DAY,
     ) -> Issued:
-        """A certificate of a new key, for a client and for a server."""
+        """A certificate of a new key, for a client and for a server; `dns` may hold addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[Any] = [x509.DNSName(name) for name in dns]
+        names: list[Any] = [_general_name(name) for name in dns]
         names += [x509.UniformResourceIdentifier(uri) for uri in uris]
         builder = _builder(_named(subject), self._name, key, starts=starts, ends=ends)
         if names:
@@ -81,7 +97,14 @@ class Authority:
         private = key.private_bytes(
             pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return Issued(made.public_bytes(pem), private)
+        return Issued(made.public_bytes(pem), private, self.certificate)
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def _named(text: str) -> x509.Name:

@@ -13,6 +13,7 @@ from grpc import aio
 from meshwarden.adapters.grpc_server import GrpcFailure, GrpcServer, Metadata, Method
 from meshwarden.adapters.settings import GrpcSettings, TracingSettings
 from meshwarden.adapters.telemetry import Metrics
+from meshwarden.adapters.tls import Certificates
 from meshwarden.adapters.tracing import Tracing
 from meshwarden.core.faults import InvalidInput, Misconfigured, Unavailable
 from tests.support.processes import until
@@ -65,7 +66,7 @@ class Handlers:
 class Served:
     """A running server, its handlers and its metrics."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, certificates: Certificates | None = None, **settings: Any) -> None:
         self.handlers = Handlers()
         self.metrics = Metrics()
         self.server = GrpcServer(
@@ -73,6 +74,7 @@ class Served:
             self.handlers.methods(),
             metrics=self.metrics,
             tracing=Tracing(TracingSettings(), "tested"),
+            certificates=certificates,
         )
 
     @asynccontextmanager
@@ -115,9 +117,11 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(**settings: Any) -> AsyncIterator[Served]:
+async def serving(
+    certificates: Certificates | None = None, **settings: Any
+) -> AsyncIterator[Served]:
     """A server for the length of the block."""
-    served = Served(**settings)
+    served = Served(certificates, **settings)
     await served.server.start()
     try:
         yield served

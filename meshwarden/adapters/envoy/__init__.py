@@ -13,5 +13,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", PydanticDeprecatedSince212)
     from meshwarden.adapters.envoy.bootstrap import bootstrap, to_yaml
     from meshwarden.adapters.envoy.options import EnvoyOptions
+    from meshwarden.adapters.envoy.services_tls import secrets
 
-__all__ = ["EnvoyOptions", "bootstrap", "to_yaml"]
+__all__ = ["EnvoyOptions", "bootstrap", "secrets", "to_yaml"]

@@ -10,6 +10,7 @@ from typing import Any, cast
 import yaml
 from betterproto2 import Casing, Message
 from envoy_data_plane.envoy.config.bootstrap import v3 as bootstrap_v3
+from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.overload import v3 as overload
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import (
     v3 as downstream_connections,
@@ -30,6 +31,10 @@ HEADER = "# Rendered by `meshwarden render envoy`. Edit the options, not this fi
 def bootstrap(options: EnvoyOptions) -> dict[str, Any]:
     """The bootstrap document for a stock Envoy 1.40, in plain values, field names as in the API."""
     message = bootstrap_v3.Bootstrap(
+        # Envoy's flags --service-node and --service-cluster win; SDS needs some value.
+        node=core.Node(id=options.server_name, cluster=options.server_name)
+        if options.services_tls_secrets_folder
+        else None,
         admin=bootstrap_v3.Admin(
             address=address(options.admin_address, options.admin_port),
             ignore_global_conn_limit=True,

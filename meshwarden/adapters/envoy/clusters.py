@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams
 from envoy_data_plane.envoy.type import v3 as kinds
 
 from meshwarden.adapters.envoy.options import MEBIBYTE, EnvoyOptions
+from meshwarden.adapters.envoy.services_tls import transport_socket
 from meshwarden.adapters.envoy.typed import address, is_ip_address, packed, seconds
 
 UPSTREAM_CLUSTER = "upstream"
@@ -63,6 +64,7 @@ def _grpc(name: str, host: str, *, port: int, options: EnvoyOptions) -> cluster.
     result.connect_timeout = seconds(0.25)
     result.per_connection_buffer_limit_bytes = options.buffer_bytes_at_most
     result.health_checks = [check]
+    result.transport_socket = transport_socket(options)
     result.circuit_breakers = _circuit_breakers(options, requests=4096)
     result.typed_extension_protocol_options = {
         HTTP_OPTIONS: packed(_protocol("http2", idle_seconds=3600, keepalive=True))

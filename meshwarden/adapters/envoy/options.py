@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 ListenPort = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, Field(min_length=1, max_length=253)]
+FilePath = Annotated[str, Field(max_length=4096)]
 MEBIBYTE = 1024 * 1024
 
 
@@ -55,6 +56,25 @@ class EnvoyOptions(BaseModel):
     )
     ratelimit_domain: str = Field(
         default="quickstart", min_length=1, max_length=253, description="Whose limits apply."
+    )
+
+    services_tls_ca_file: FilePath = Field(
+        default="",
+        description="PEM file, as Envoy sees it: both services must show a certificate of this CA.",
+    )
+    services_tls_san: str = Field(
+        default="",
+        max_length=253,
+        description="The name in it: DNS name (sent as SNI, too), IP address, or URI.",
+    )
+    services_tls_certificate_file: FilePath = Field(
+        default="", description="Envoy's own certificate, where the services ask for one."
+    )
+    services_tls_key_file: FilePath = Field(default="", description="Its private key.")
+    services_tls_secrets_folder: FilePath = Field(
+        default="",
+        description="Folder of what `render envoy-secrets` writes: Envoy follows changed "
+        "certificates; without it, a restart takes them.",
     )
 
     local_rate_limit_enabled: bool = Field(
@@ -140,3 +160,21 @@ class EnvoyOptions(BaseModel):
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
         description="The `server` header of every response.",
     )
+
+    @model_validator(mode="after")
+    def require_whole_tls(self) -> EnvoyOptions:
+        """A CA without a name would take any workload of the mesh for the authorizer."""
+        if bool(self.services_tls_certificate_file) != bool(self.services_tls_key_file):
+            raise ValueError(
+                "services_tls_certificate_file and services_tls_key_file go together: set both "
+                "or none"
+            )
+        if bool(self.services_tls_ca_file) != bool(self.services_tls_san):
+            raise ValueError(
+                "services_tls_ca_file and services_tls_san go together: set both or none"
+            )
+        if not self.services_tls_ca_file and (
+            self.services_tls_certificate_file or self.services_tls_secrets_folder
+        ):
+            raise ValueError("the other services_tls_* options need services_tls_ca_file")
+        return self
