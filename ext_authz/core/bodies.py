@@ -7,14 +7,14 @@ condition over one fails. Source: RFC 8259, RFC 7578, the URL standard's forms.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.message import Message
 from typing import Any
 from urllib.parse import parse_qs
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 
 from ext_authz.core.jose import DEPTH_AT_MOST, is_shallow
 from meshwarden.core.documents import parse_json
@@ -22,6 +22,10 @@ from meshwarden.core.faults import InvalidInput
 
 FIELDS_AT_MOST = 1000
 NAME_CHARACTERS_AT_MOST = 256
+
+_WORD = r"[A-Za-z0-9!#$&^_.+-]++"
+_WORDS = re.compile(rf"[ \t]*+({_WORD}(?:/{_WORD})?)[ \t]*+")
+_PARAMETER = re.compile(rf';[ \t]*+({_WORD})=("[^"\\]*+"|[^\s",;=\\]++)[ \t]*+')
 
 Form = dict[str, list[str]]
 
@@ -89,12 +93,32 @@ class Body:
             raise NoBody("the body is no form") from None
 
     def _boundary(self) -> bytes:
-        message = Message()
-        message["content-type"] = self.content_type
-        boundary = message.get_boundary()
+        boundary = parameters(self.content_type)[1].get("boundary")
         if not boundary:
             raise NoBody("the body's content type names no boundary")
         return boundary.encode("latin-1", "replace")
+
+
+def parameters(header: str) -> tuple[str, dict[str, str]]:
+    """Value and parameters of a Content-Type or Content-Disposition, names in lower case. Raises
+    `NoBody` for one that readers take in different ways: a parameter that stands twice, `name*`
+    (RFC 8187: some readers prefer it, others don't know it), a backslash.
+    """
+    found = _WORDS.match(header)
+    if found is None:
+        raise NoBody("a header of the body can't be read")
+    result: dict[str, str] = {}
+    position = found.end()
+    while position < len(header):
+        parameter = _PARAMETER.match(header, position)
+        if parameter is None:
+            raise NoBody("a header of the body can't be read in one way only")
+        name = parameter[1].lower()
+        if name in result:
+            raise NoBody("a header of the body has a parameter twice")
+        result[name] = parameter[2].strip('"')
+        position = parameter.end()
+    return found[1].lower(), result
 
 
 class _Parts:
@@ -148,13 +172,14 @@ class _Parts:
             self._disposition = value
 
     def _take_part(self) -> None:
-        disposition, options = parse_options_header(self._disposition)
-        name = options.get(b"name")
-        if disposition != b"form-data" or name is None or len(name) > NAME_CHARACTERS_AT_MOST:
+        disposition, options = parameters(self._disposition.decode())
+        name, file = options.get("name"), options.get("filename")
+        if disposition != "form-data" or name is None or len(name) > NAME_CHARACTERS_AT_MOST:
             raise NoBody("a part of the body has no name")
-        file = options.get(b"filename")
-        kept, value = (self._fields, bytes(self._content)) if file is None else (self._files, file)
-        kept.setdefault(name.decode(), []).append(value.decode())
+        if file is None:
+            self._fields.setdefault(name, []).append(self._content.decode())
+        else:
+            self._files.setdefault(name, []).append(file)
 
     def _end(self) -> None:
         self._has_ended = True

@@ -6,6 +6,7 @@ where it would have been overwritten: a client's own must not stand in for ours.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from urllib.parse import quote, unquote_plus
 
@@ -17,6 +18,10 @@ from ext_authz.core.keys import Keys
 from ext_authz.core.model import Append, Denial, HeaderMutation, Reason, Request, Verdict
 from ext_authz.core.policies import CompiledRule, Policy, PolicySet
 from ext_authz.core.templates import escape_for, escape_for_header, escape_for_url
+
+_UNUSUAL = re.compile(r"[^a-z0-9-]")
+"""In a header's name. CGI makes one of `x-user`, `x_user` and `x.user` (RFC 3875 section 4.1.18);
+which characters it takes for a hyphen differs from server to server."""
 
 
 def allowed(
@@ -127,11 +132,12 @@ def _unset(
     """The identity headers that we don't set, in every spelling that the request has."""
     ours = {header.name for header in headers}
     unset = {name for name in identity_headers if name not in ours}
-    if "_" in "".join(request.headers):
+    if _UNUSUAL.search("".join(request.headers)):
+        canonical = {_UNUSUAL.sub("-", name) for name in identity_headers}
         unset |= {
             name
             for name in request.headers
-            if "_" in name and name.replace("_", "-") in identity_headers
+            if name not in ours and _UNUSUAL.sub("-", name) in canonical
         }
     return unset
 

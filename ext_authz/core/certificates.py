@@ -16,7 +16,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-PEM_BYTES_AT_MOST = 64 << 10
+ENCODED_CHARACTERS_AT_MOST = 32 << 10
+"""Of one certificate; what is longer is not read, and not remembered either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,15 @@ class Certificate:
     parsed: x509.Certificate
 
 
-@lru_cache(maxsize=4096)
 def parse_certificate(encoded: str) -> Certificate | None:
     """The certificate in an URL-encoded PEM, as Envoy sends it; None for what is none."""
+    return _parsed(encoded) if len(encoded) <= ENCODED_CHARACTERS_AT_MOST else None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(encoded: str) -> Certificate | None:
     try:
-        content = unquote_to_bytes(encoded)
-        if len(content) > PEM_BYTES_AT_MOST:
-            return None
-        found = x509.load_pem_x509_certificate(content)
+        found = x509.load_pem_x509_certificate(unquote_to_bytes(encoded))
         names = _alternative_names(found)
         return Certificate(
             subject=found.subject.rfc4514_string(),

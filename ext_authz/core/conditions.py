@@ -140,6 +140,8 @@ def compiled(text: str) -> Any:
     """An expression over the variables. Raises `ValueError` with the position when it is none."""
     try:
         return _ENVIRONMENT.compile(text)
+    except TypeError:
+        raise ValueError("not a condition: it has a character that is none") from None
     except RuntimeError as error:
         found = _POSITION.search(str(error))
         if found is None:

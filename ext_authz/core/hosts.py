@@ -23,7 +23,8 @@ def normalized_host(host: str) -> str:
     not one name or address with at most a port (RFC 9110 section 7.2), such as two Host lines that
     a proxy joined: servers would disagree about which is meant.
     """
-    if len(host) > HOST_CHARACTERS_AT_MOST:
+    # Before letters are made small: the Kelvin sign becomes a plain k.
+    if len(host) > HOST_CHARACTERS_AT_MOST or not host.isascii():
         return ""
     found = _HOST.match(host.lower())
     return found["name"] if found else ""

@@ -3,13 +3,14 @@
 `normalized` reads a path as Envoy's `normalize_path` and `merge_slashes` do and refuses what
 servers are known to read in different ways, so that a rule can't be walked around: escaped slashes
 and backslashes, NUL and control characters, dot segments above the root, `;parameters`, segments
-that end in a dot, broken percent-escapes, escapes that are not UTF-8 (an overlong slash), bytes
-outside ASCII that are not escaped. Every character that may stand unescaped in a segment is
-decoded, also those that RFC 3986 keeps apart (`%3A` and `:`): most upstreams read both as one, and
-a rule must hold for what they read.
+that end in a dot or a space, broken percent-escapes, escapes that are not UTF-8 (an overlong
+slash), bytes outside ASCII that are not escaped. Every character that may stand unescaped in a
+segment is decoded, also those that RFC 3986 keeps apart (`%3A` and `:`): most upstreams read both
+as one, and a rule must hold for what they read.
 Source: RFC 3986 sections 5.2.4 and 6.2.2; Envoy `HttpConnectionManager.normalize_path`.
-Known weakness: letter case is significant here; an upstream that ignores it must be protected by
-its own rules.
+Known weakness: letter case is significant here, and so are `%3F`, `%23` and letters outside ASCII:
+an upstream that ignores case, decodes twice or takes a full-width letter for a plain one must be
+protected by rules that allow, and not by ones that deny.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def _resolved(path: str) -> str | InvalidPath:
                 return InvalidPath("climbs above the root")
             result.pop()
         elif segment != ".":
-            if segment.endswith("."):
-                return InvalidPath("has a segment that ends in a dot")
+            if segment.endswith((".", "%20")):
+                return InvalidPath("has a segment that ends in a dot or a space")
             if segment or is_last:
                 result.append(segment)
             continue

@@ -78,9 +78,10 @@ class Revocations:
         jti = claims.get("jti")
         if isinstance(jti, str) and (issuer, jti) in self._tokens:
             return True
+        subject = claims.get("sub")
+        covered = subject if isinstance(subject, str) else None
         before = max(
-            self._before.get((issuer, claims.get("sub")), -1.0),
-            self._before.get((issuer, None), -1.0),
+            self._before.get((issuer, covered), -1.0), self._before.get((issuer, None), -1.0)
         )
         return before >= 0 and not claims.get("iat", -1.0) >= before
 

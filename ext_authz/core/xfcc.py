@@ -11,7 +11,8 @@ import re
 HEADER = "x-forwarded-client-cert"
 ELEMENTS_AT_MOST = 32
 
-_PAIR = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^",;]*)\s*([,;]|\Z)')
+# Possessive (`*+`): a long run of spaces is gone through once, not once for each of them.
+_PAIR = re.compile(r'\s*+([A-Za-z]++)=("(?:[^"\\]|\\.)*+"|[^",;]*+)\s*+([,;]|\Z)')
 
 Element = dict[str, list[str]]
 """Values by key in lower case (`by`, `hash`, `cert`, `chain`, `subject`, `uri`, `dns`); a key may

@@ -5,7 +5,7 @@ Real servers that answer what the test tells them; the decisions of our services
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -143,8 +143,24 @@ def hanging(service: GrpcService) -> Iterator[None]:
         service.answer = answer
 
 
+@dataclass(frozen=True)
+class Seen:
+    """One request as it came."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+
+    def values(self, name: str) -> list[str]:
+        """The values of the headers of this name, as readers see it that take `_` for `-`."""
+        return [value for key, value in self.headers if key.lower().replace("_", "-") == name]
+
+
 class Upstream(ThreadingHTTPServer):
-    """Counts each execution; `/reset` is executed and then cut, `/503` and `/500` say so."""
+    """Counts each execution; `/reset` is executed and then cut, `/503` and `/500` say so.
+
+    `seen` are the newest requests as they came, of any method: target and header lines.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -152,6 +168,7 @@ class Upstream(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Executing)
         self.executions: Counter[str] = Counter()
+        self.seen: deque[Seen] = deque(maxlen=1000)
         self.gathering = Barrier(1)
 
     def gather(self, *, requests: int) -> str:
@@ -172,6 +189,12 @@ class Upstream(ThreadingHTTPServer):
 class _Executing(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Upstream
+
+    def parse_request(self) -> bool:
+        is_request = super().parse_request()
+        if is_request and self.path != "/healthz":
+            self.server.seen.append(Seen(self.command, self.path, tuple(self.headers.items())))
+        return is_request
 
     def execute(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))

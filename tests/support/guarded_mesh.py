@@ -30,6 +30,7 @@ class GuardedMesh:
     envoy: RunningEnvoy
     authorizer: Service
     client: httpx2.Client
+    upstream: envoy_services.Upstream
 
     def get(self, path: str, headers: Any = None, **options: Any) -> httpx2.Response:
         return self.client.get(path, headers=headers, **options)
@@ -86,4 +87,4 @@ def guarded_mesh(
             running_envoy(changed(bootstrap(chosen))) as running,
             httpx2.Client(base_url=running.gateway, timeout=10) as client,
         ):
-            yield GuardedMesh(running, authorizer, client)
+            yield GuardedMesh(running, authorizer, client, upstream)
