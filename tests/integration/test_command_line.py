@@ -22,7 +22,7 @@ from tests.support.processes import CHECKOUT
 from tests.support.quickstart import meshwarden
 
 COMMANDS = (
-    *(["up"], ["check"], ["explain"], ["token"], ["doctor"]),
+    *(["up"], ["check"], ["test"], ["explain"], ["token"], ["doctor"]),
     *(["keys", "create"], ["keys", "list"], ["keys", "revoke"]),
     *(["render", "envoy"], ["render", "reference"]),
 )
