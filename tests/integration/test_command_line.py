@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,7 @@ import jwt
 import pytest
 import yaml
 
-from meshwarden.cli import main
+from tests.support.command_line import Command, command_line
 from tests.support.processes import CHECKOUT
 from tests.support.quickstart import meshwarden
 
@@ -28,20 +24,6 @@ COMMANDS = (
 )
 
 
-@dataclass(frozen=True)
-class Done:
-    status: int
-    output: str
-    errors: str
-
-    @property
-    def value(self) -> Any:
-        return json.loads(self.output)
-
-
-Command = Callable[..., Done]
-
-
 @pytest.fixture
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -50,20 +32,7 @@ def command(
     monkeypatch.chdir(CHECKOUT)
     monkeypatch.setenv("MESHWARDEN_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str | Path, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "argv", ["meshwarden", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        status: str | int | None = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code
-        told = capsys.readouterr()
-        return Done(int(status or 0), told.out, told.err)
-
-    return run
+    return command_line(monkeypatch, capsys)
 
 
 @pytest.fixture
