@@ -15,7 +15,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from ext_authz.core.answers import PROBLEM_TYPE, problem_body
+from ext_authz.core.answers import is_grpc, shown
 from ext_authz.core.engine import decide
 from ext_authz.core.keys import Keys
 from ext_authz.core.known import NO_ANSWERS
@@ -128,7 +128,7 @@ class Check:
             self._failed.add(verdict.policy, rule)
         if verdict.is_fault and not self._answers_faults:
             raise Unavailable(f"{verdict.reason}: {verdict.detail}")
-        encoded = encode(verdict, is_grpc=request is not None and _is_grpc(request))
+        encoded = encode(verdict, to_grpc=request is not None and is_grpc(request))
         self._seconds.add(time.perf_counter() - began)
         return encoded
 
@@ -206,16 +206,8 @@ def trace_headers(message: bytes) -> Mapping[str, str]:
     return {} if request is None else request.headers
 
 
-def _is_grpc(request: Request) -> bool:
-    return request.headers.get("content-type", "").startswith("application/grpc")
-
-
-def encode(verdict: Verdict, *, is_grpc: bool = False) -> bytes:
-    """The CheckResponse of a verdict; the one place where status and response are paired.
-
-    Of a denial Envoy makes a gRPC status where the request is gRPC, its body the message: for
-    `is_grpc` that is words and no JSON.
-    """
+def encode(verdict: Verdict, *, to_grpc: bool = False) -> bytes:
+    """The CheckResponse of a verdict; the one place where status and response are paired."""
     response = CheckResponse()
     fields = response.dynamic_metadata.fields
     fields["reason"].string_value = verdict.reason
@@ -234,8 +226,8 @@ def encode(verdict: Verdict, *, is_grpc: bool = False) -> bytes:
         _encode_allowed(response, verdict)
     else:
         response.status.code = _STATUS_CODES.get(verdict.status, _GRPC_PERMISSION_DENIED)
-        shown = response.error_response if verdict.is_fault else response.denied_response
-        _encode_denied(shown, verdict, is_grpc=is_grpc)
+        denied = response.error_response if verdict.is_fault else response.denied_response
+        _encode_denied(denied, verdict, to_grpc=to_grpc)
     return bytes(response.SerializeToString())
 
 
@@ -255,29 +247,13 @@ def _encode_allowed(response: Any, verdict: Verdict) -> None:
     allowed.query_parameters_to_remove.extend(verdict.query_parameters_to_remove)
 
 
-def _encode_denied(denied: Any, verdict: Verdict, *, is_grpc: bool) -> None:
+def _encode_denied(denied: Any, verdict: Verdict, *, to_grpc: bool) -> None:
     """Fill `denied`, a DeniedHttpResponse."""
-    shown = verdict.denial
-    denied.status.code = verdict.status if shown is None else shown.status
-    headers = {"content-type": PROBLEM_TYPE, "cache-control": "no-store"}
-    if verdict.challenges:
-        # One line for all: Envoy drops headers that are to be appended to a denial.
-        headers["www-authenticate"] = ", ".join(verdict.challenges)
-    if verdict.status in (429, 503):
-        headers["retry-after"] = "1"
-    if is_grpc:
-        denied.body = f"{verdict.reason}: {verdict.detail}"
-    elif shown is None or shown.body is None:
-        denied.body = problem_body(verdict)
-    else:
-        denied.body = shown.body
-        headers["content-type"] = shown.content_type
-    if shown is not None:
-        headers |= dict(shown.headers)
-    for name, value in headers.items():
-        if value:
-            overwrite = Append.OVERWRITE_IF_EXISTS_OR_ADD
-            _set_header(denied.headers, name, value, overwrite).append.value = False
+    told = shown(verdict, to_grpc=to_grpc)
+    denied.status.code, denied.body = told.status, told.body
+    for name, value in told.headers.items():
+        overwrite = Append.OVERWRITE_IF_EXISTS_OR_ADD
+        _set_header(denied.headers, name, value, overwrite).append.value = False
 
 
 def _set_header(options: Any, name: str, value: str, append: Append) -> Any:

@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 
-from ext_authz.core.model import Verdict
+from ext_authz.core.model import Request, Verdict
 
 PROBLEM_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the caller of a denied request sees."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+
+def is_grpc(request: Request) -> bool:
+    """Whether the caller speaks gRPC."""
+    return request.headers.get("content-type", "").startswith("application/grpc")
+
+
+def shown(verdict: Verdict, *, to_grpc: bool = False) -> Shown:
+    """How a denial is shown: as the policy says, else as problem details.
+
+    Of a denial Envoy makes a gRPC status where the request is gRPC, its body the message: for
+    `to_grpc` that is words and no JSON.
+    """
+    part = verdict.denial
+    headers = {"content-type": PROBLEM_TYPE, "cache-control": "no-store"}
+    if verdict.challenges:
+        # One line for all: Envoy drops headers that are to be appended to a denial.
+        headers["www-authenticate"] = ", ".join(verdict.challenges)
+    if verdict.status in (429, 503):
+        headers["retry-after"] = "1"
+    if to_grpc:
+        body = f"{verdict.reason}: {verdict.detail}"
+    elif part is None or part.body is None:
+        body = problem_body(verdict)
+    else:
+        body = part.body
+        headers["content-type"] = part.content_type
+    if part is not None:
+        headers |= dict(part.headers)
+    kept = {name: value for name, value in headers.items() if value}
+    return Shown(verdict.status if part is None else part.status, kept, body)
 
 
 def problem_body(verdict: Verdict) -> str:

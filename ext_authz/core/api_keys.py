@@ -32,6 +32,8 @@ KeyWord = Annotated[str, StringConstraints(pattern=r"^[^\s,\p{C}]+$", max_length
 """A role, scope or group. It goes into a header as one of a list, so it holds no comma, no space
 and nothing that can't be printed.
 """
+KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+KeyNamespace = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$")]
 
 
 class KeyRecord(BaseModel):
@@ -42,12 +44,10 @@ class KeyRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")] = Field(
-        description="The principal is key:<name>."
-    )
+    name: KeyName = Field(description="The principal is key:<name>.")
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    namespace: Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$")] = (
-        Field("", description="Whose policies take it; empty: those of every namespace.")
+    namespace: KeyNamespace = Field(
+        "", description="Whose policies take it; empty: those of every namespace."
     )
     roles: tuple[KeyWord, ...] = ()
     scopes: tuple[KeyWord, ...] = ()

@@ -10,16 +10,23 @@ from ext_authz.core.facts import Facts
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
-from ext_authz.core.known import Known
+from ext_authz.core.known import NO_ANSWERS, Known
+from ext_authz.core.lookups import Answers
 from ext_authz.core.model import Identified, Request, Unidentified, Verdict
 from ext_authz.core.paths import InvalidPath, normalized, split_target
 from ext_authz.core.policies import Policy, PolicySet
 from meshwarden.core.secret import redacted_text
 
 
-def explain(request: Request, policies: PolicySet, keys: Keys, now: float) -> dict[str, Any]:
+def explain(
+    request: Request,
+    policies: PolicySet,
+    keys: Keys,
+    now: float,
+    answers: Answers = NO_ANSWERS,
+) -> dict[str, Any]:
     """`verdict`, and under `steps` what each step saw. Holds no credential."""
-    verdict = decide(request, policies, keys, now)
+    verdict = decide(request, policies, keys, now, answers)
     steps: list[dict[str, Any]] = []
     policy = policies.policies.find(normalized_host(request.host))
     steps.append({"step": "host", "host": request.host, "policy": policy.name if policy else None})
@@ -30,7 +37,7 @@ def explain(request: Request, policies: PolicySet, keys: Keys, now: float) -> di
             steps.append({"step": "path", "refused": path.why})
         else:
             steps.append({"step": "path", "normalised": path})
-            identity = identify(request, query, Known(policy, keys, now))
+            identity = identify(request, query, Known(policy, keys, now, answers))
             facts = Facts(request, path, query, identity=identity, policy=policy, now=now)
             steps.append(_caller(facts, policy))
             steps.extend(_rules(facts, policy))

@@ -91,6 +91,13 @@ def load(folder: Path, state: StateFolder) -> Configured:
     return compile_policies(bundle, Options(assumes_development_keys=not extra))
 
 
+def policies_alone(folder: Path) -> PolicySet:
+    """The policies in `folder` without anything of this machine. Raises `InvalidInput`."""
+    _require(folder)
+    bundle = FolderSource(folder, references=referenced_files).read()
+    return compile_policies(bundle, Options(assumes_development_keys=True)).policies
+
+
 def limits(folder: Path) -> Rules:
     """The limits in `folder`."""
     from ratelimit_service.core.compile import compile_limits
@@ -115,9 +122,7 @@ def domain_of(rules: Rules) -> str:
 
 def anonymous_status(folder: Path, host: str) -> int:
     """What a GET of / without a credential is to be answered: 200 stands for passing it on."""
-    _require(folder)
-    bundle = FolderSource(folder, references=referenced_files).read()
-    policies = compile_policies(bundle, Options(assumes_development_keys=True)).policies
+    policies = policies_alone(folder)
     asked = Request("GET", host, "/", {"user-agent": "meshwarden", "accept": "*/*"})
     verdict = decide(asked, policies, Keys(), time.time())
     return 200 if verdict.is_allowed else verdict.status

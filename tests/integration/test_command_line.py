@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,29 +13,15 @@ import jwt
 import pytest
 import yaml
 
-from meshwarden.cli import main
+from tests.support.command_line import Command, command_line
 from tests.support.processes import CHECKOUT
 from tests.support.quickstart import meshwarden
 
 COMMANDS = (
-    *(["up"], ["check"], ["explain"], ["token"], ["doctor"]),
+    *(["up"], ["check"], ["test"], ["explain"], ["token"], ["doctor"]),
     *(["keys", "create"], ["keys", "list"], ["keys", "revoke"]),
     *(["render", "envoy"], ["render", "envoy-secrets"], ["render", "reference"]),
 )
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int
-    output: str
-    errors: str
-
-    @property
-    def value(self) -> Any:
-        return json.loads(self.output)
-
-
-Command = Callable[..., Done]
 
 
 @pytest.fixture
@@ -50,20 +32,7 @@ def command(
     monkeypatch.chdir(CHECKOUT)
     monkeypatch.setenv("MESHWARDEN_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str | Path, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "argv", ["meshwarden", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        status: str | int | None = 0
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code
-        told = capsys.readouterr()
-        return Done(int(status or 0), told.out, told.err)
-
-    return run
+    return command_line(monkeypatch, capsys)
 
 
 @pytest.fixture

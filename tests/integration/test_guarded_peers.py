@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from tests.support.certificates import Authority, Issued
 from tests.support.check_requests import access_policy
 from tests.support.guarded_mesh import Bootstrap, GuardedMesh, guarded_mesh
+from tests.support.mutual_tls import mutual_tls_client, with_mutual_tls
 
 AUTHORITY, OTHER = Authority("mesh"), Authority("other")
 WEB = "spiffe://cluster.local/ns/shop/sa/web"
@@ -23,33 +22,6 @@ RULES = (
      "when": "source.address == '127.0.0.1'"},
 )  # fmt: skip
 HCM = "envoy.filters.network.http_connection_manager"
-TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
-
-
-def with_tls(folder: Path) -> Any:
-    """Changes a bootstrap: its listener wants a client's certificate of our authority."""
-    (folder / "ca.pem").write_bytes(AUTHORITY.certificate)
-    certificate, key = AUTHORITY.issue(dns=("localhost",)).write(folder, "server")
-    context = {
-        "@type": TLS,
-        "require_client_certificate": True,
-        "common_tls_context": {
-            "tls_certificates": [
-                {"certificate_chain": {"filename": certificate}, "private_key": {"filename": key}}
-            ],
-            "validation_context": {"trusted_ca": {"filename": str(folder / "ca.pem")}},
-        },
-    }
-
-    def change(document: Bootstrap) -> Bootstrap:
-        for chain in document["static_resources"]["listeners"][0]["filter_chains"]:
-            chain["transport_socket"] = {
-                "name": "envoy.transport_sockets.tls",
-                "typed_config": context,
-            }
-        return document
-
-    return change
 
 
 def forwarding(document: Bootstrap) -> Bootstrap:
@@ -78,18 +50,14 @@ def mutual(
         access_policy(*RULES, identify=ways),
         files={"ca.pem": AUTHORITY.certificate.decode()},
         envoy={"ext_authz_peer_certificate": sends},
-        changed=with_tls(folder),
+        changed=with_mutual_tls(folder, AUTHORITY),
     ) as mesh:
         yield mesh, folder
 
 
 def asked(mesh: GuardedMesh, folder: Path, path: str, shown: Issued | None) -> httpx2.Response:
-    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
-    if shown is not None:
-        context.load_cert_chain(*shown.write(folder, "shown"))
-    address = mesh.envoy.gateway.replace("http://127.0.0.1", "https://localhost")
-    with httpx2.Client(verify=context, trust_env=False) as client:
-        return client.get(f"{address}{path}")
+    with mutual_tls_client(mesh, folder, shown) as client:
+        return client.get(path)
 
 
 def test_a_workload_and_a_certificate_are_known_by_what_they_show(mutual):
