@@ -56,7 +56,7 @@ def naive(path: str) -> str | None:
                 return None
             walked.pop()
         elif name != ".":
-            if name.endswith("."):
+            if name.endswith((".", "%20")):
                 return None
             walked.append(name)
     ends_in_slash = text.endswith("/") or names[-1] in {".", ".."}
