@@ -7,10 +7,7 @@ divided by the requests it saw.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +19,7 @@ import yaml
 from meshwarden.adapters.envoy import EnvoyOptions, bootstrap, to_yaml
 from meshwarden.cli.probes import answers
 from meshwarden.cli.up import envoy_binary
+from perf import k6
 from tests.support.ports import free_ports
 from tests.support.processes import running
 from tests.support.quickstart import Quickstart, running_quickstart
@@ -95,23 +93,13 @@ def _k6(
     folder: Path, system: Quickstart, bare: str, *, seconds: int
 ) -> tuple[dict[str, Any], bool]:
     """k6's metrics, and whether its thresholds hold."""
-    result = folder / "k6.json"
     environment = {
-        **os.environ,
         "GUARDED": f"{system.gateway}/whoami",
         "BARE": f"{bare}/whoami",
         "TOKEN": system.demo["credentials"]["reader"],
         "RATE": str(RATE),
-        "SECONDS": str(seconds),
-        "RESULT": str(result),
     }
-    command = [".tools/k6/bin/k6", "run", "--quiet", "--no-usage-report", "perf/quickstart.js"]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False
-    )
-    if done.returncode not in (0, 99):  # 99: a threshold does not hold
-        sys.exit(f"k6 failed:\n{done.stdout}{done.stderr}")
-    return json.loads(result.read_text()), done.returncode == 0
+    return k6.run("perf/quickstart.js", folder, environment, seconds=seconds)
 
 
 def _processes(parent: int) -> dict[str, int]:

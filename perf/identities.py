@@ -10,9 +10,7 @@ number of callers. CPU a request is user and system time of ext_authz and of Env
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from typing import Any
 
 from ext_authz.core.api_keys import make_key
 from meshwarden.adapters.envoy import EnvoyOptions, bootstrap
+from perf import k6
 from perf.gateway import cpu_seconds
 from perf.result import write
 from tests.support.authz_service import live, record, serving
@@ -168,25 +167,15 @@ def _round(folder: Path, case: Case) -> dict[str, float]:
 
 
 def _k6(folder: Path, case: Case, *, seconds: int) -> dict[str, Any]:
-    result = folder / "k6.json"
     environment = {
-        **os.environ,
         "URL": case.url,
         "HEADER": case.header,
         "VALUES": str(case.values),
         "CALLERS": str(CALLERS),
-        "SECONDS": str(seconds),
-        "RESULT": str(result),
     }
-    command = [".tools/k6/bin/k6", "run", "--quiet", "--no-usage-report", "perf/identities.js"]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False
-    )
-    if done.returncode:
-        sys.exit(
-            f"{case.name}: not every answer was 200, or k6 failed:\n{done.stdout}{done.stderr}"
-        )
-    metrics: dict[str, Any] = json.loads(result.read_text())
+    metrics, held = k6.run("perf/identities.js", folder, environment, seconds=seconds)
+    if not held:
+        sys.exit(f"{case.name}: not every answer was 200")
     return metrics
 
 

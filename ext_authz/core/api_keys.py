@@ -15,10 +15,9 @@ import zlib
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from meshwarden.core.documents import parse_json
+from meshwarden.core.documents import parse_json, validate_json
 from meshwarden.core.faults import InvalidInput, Problem
 
 PREFIX = "mwk_"
@@ -141,13 +140,7 @@ def parse_pepper(file: str, content: bytes) -> bytes:
 
 def parse_records(file: str, value: Any) -> KeyFile:
     """The key records of a parsed file. Raises `InvalidInput`."""
-    try:
-        parsed = KeyFile.model_validate(value)
-    except pydantic.ValidationError as error:
-        raise InvalidInput(
-            Problem(file, 0, f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}")
-            for detail in error.errors(include_url=False, include_input=False)
-        ) from None
+    parsed = validate_json(file, value, KeyFile)
     problems = []
     for attribute in ("id", "digest"):
         seen: set[str] = set()

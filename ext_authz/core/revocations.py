@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from meshwarden.core.documents import parse_json
-from meshwarden.core.faults import InvalidInput, Problem
+from meshwarden.core.documents import parse_json, validate_json
 
 Claim = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -88,13 +86,7 @@ class Revocations:
 
 def parse_revocations(file: str, value: Any) -> tuple[Revocation, ...]:
     """The records of a parsed file. Raises `InvalidInput` with everything that is wrong."""
-    try:
-        return RevocationFile.model_validate(value).revocations
-    except pydantic.ValidationError as error:
-        raise InvalidInput(
-            Problem(file, 0, f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}")
-            for detail in error.errors(include_url=False, include_input=False)
-        ) from None
+    return validate_json(file, value, RevocationFile).revocations
 
 
 def parse_revocation_file(file: str, content: bytes) -> Revocations:

@@ -252,6 +252,19 @@ def validate(document: Document, model: type[Model]) -> Model:
         raise InvalidInput(problems) from None
 
 
+def validate_json(file: str, value: Any, model: type[Model]) -> Model:
+    """The value of a JSON file as `model`. Raises `InvalidInput` with one problem for each field
+    that is wrong; what it holds is not told.
+    """
+    try:
+        return model.model_validate(value)
+    except pydantic.ValidationError as error:
+        raise InvalidInput(
+            Problem(file, 0, f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}")
+            for detail in error.errors(include_url=False, include_input=False)
+        ) from None
+
+
 def validate_in_part(document: Document, model: type[Model]) -> Model | None:
     """The document as `model` without what is wrong in it, so that more can be found out about the
     rest; None where too little is left.
