@@ -31,7 +31,13 @@ def test_the_policy_in_the_readme_is_taken_with_what_it_says_stands_beside_it():
 
 
 def test_every_file_that_the_documents_name_is_there():
-    for page in ("README.md", "CONTRIBUTING.md", "ext_authz/README.md", "perf/README.md"):
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "ext_authz/README.md",
+        "perf/README.md",
+        "examples/README.md",
+    ):
         text = (CHECKOUT / page).read_text()
         for link in re.findall(r"\]\(([^)#]+)\)", text):
             if "://" not in link:
