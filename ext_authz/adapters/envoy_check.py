@@ -15,7 +15,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from ext_authz.core.answers import is_grpc, shown
+from ext_authz.core.answers import is_grpc, qualified_principal, shown
 from ext_authz.core.engine import decide
 from ext_authz.core.keys import Keys
 from ext_authz.core.known import NO_ANSWERS
@@ -211,9 +211,7 @@ def encode(verdict: Verdict, *, to_grpc: bool = False) -> bytes:
     response = CheckResponse()
     fields = response.dynamic_metadata.fields
     fields["reason"].string_value = verdict.reason
-    # Qualified where the policy is a namespace's: limits by principal must not span namespaces.
-    namespace, separator, _ = verdict.policy.rpartition("/")
-    fields["principal"].string_value = f"{namespace}{separator}{verdict.principal.name}"
+    fields["principal"].string_value = qualified_principal(verdict)
     if verdict.principal.subject:
         fields["subject"].string_value = verdict.principal.subject
     if verdict.policy:

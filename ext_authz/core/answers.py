@@ -23,8 +23,17 @@ class Shown:
 
 
 def is_grpc(request: Request) -> bool:
-    """Whether the caller speaks gRPC."""
-    return request.headers.get("content-type", "").startswith("application/grpc")
+    """Whether the caller speaks gRPC, as Envoy tells: gRPC-Web is something else."""
+    content_type = request.headers.get("content-type", "")
+    return content_type == "application/grpc" or content_type.startswith("application/grpc+")
+
+
+def qualified_principal(verdict: Verdict) -> str:
+    """The principal as metadata tells it, with its namespace where the policy is a namespace's:
+    limits by principal must not span namespaces.
+    """
+    namespace, separator, _ = verdict.policy.rpartition("/")
+    return f"{namespace}{separator}{verdict.principal.name}"
 
 
 def shown(verdict: Verdict, *, to_grpc: bool = False) -> Shown:

@@ -40,11 +40,14 @@ def allowed(
     removal = credential_removal(request, policy)
     taken = {*unset, *removal.headers, *parts.headers_to_remove}
     for part in parts.headers:
+        # What is taken out is not there for it; and what we set is not to be taken out again.
+        is_there = part.name in request.headers and part.name not in taken
         mutation = _mutation(part, facts)
-        if mutation is not None:
-            headers += _as_envoy_does(mutation, request)
-        elif part.append is not Append.APPEND_IF_EXISTS_OR_ADD:
+        if mutation is None and part.append is not Append.APPEND_IF_EXISTS_OR_ADD:
             taken.add(part.name)
+        elif mutation is not None and (done := _as_envoy_does(mutation, is_there=is_there)):
+            headers += done
+            taken.discard(part.name)
     return Verdict(
         is_allowed=True,
         reason=Reason.ALLOWED,
@@ -147,11 +150,10 @@ def _mutation(part: HeaderPart, facts: Facts) -> HeaderMutation | None:
     return None if value is None else HeaderMutation(part.name, value, part.append)
 
 
-def _as_envoy_does(mutation: HeaderMutation, request: Request) -> list[HeaderMutation]:
+def _as_envoy_does(mutation: HeaderMutation, *, is_there: bool) -> list[HeaderMutation]:
     """A change on the way up in the two forms that Envoy obeys there: overwrite, and append to what
-    is there. It passes over `append_action` (1.40, tried), so we look whether the header is there.
+    is there. It passes over `append_action` (1.40, tried), so it counts whether the header is.
     """
-    is_there = mutation.name in request.headers
     match mutation.append:
         case Append.ADD_IF_ABSENT if is_there:
             return []

@@ -32,6 +32,11 @@ def compile_answers(spec: AccessPolicySpec, place: Place, *, can_sign: bool) -> 
     """
     upstream, removed = spec.upstream, set(spec.upstream.removeHeaders)
     _require_apart(spec, place)
+    for part in ("upstream", "downstream"):
+        names = [header.name for header in getattr(spec, part).headers]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                place.at(part, "headers", index).refuse(f"the header '{name}' stands twice")
     for index, header in enumerate(upstream.headers):
         if header.name in removed:
             place.at("upstream", "headers", index).refuse(f"'{header.name}' is removed, too")

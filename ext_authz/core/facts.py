@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 
 from ext_authz.core.addresses import HEADER as FORWARDED_FOR
 from ext_authz.core.addresses import client_address
+from ext_authz.core.answers import is_grpc
 from ext_authz.core.bodies import Body, Form, body_of
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.model import ANONYMOUS, Identified, Identity, Principal, Request
@@ -94,7 +95,7 @@ class Facts:
     @cached_property
     def grpc(self) -> tuple[str, str]:
         """Service and method of a gRPC request; empty for any other."""
-        if not self.request.headers.get("content-type", "").startswith("application/grpc"):
+        if not is_grpc(self.request):
             return "", ""
         service, _, method = self.path.lstrip("/").partition("/")
         return (service, method) if service and method and "/" not in method else ("", "")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ext_authz.core.answers import qualified_principal
 from ext_authz.core.engine import decide
 from ext_authz.core.keys import Keys
-from ext_authz.core.model import Request, Verdict
+from ext_authz.core.model import Reason, Request, Verdict
 from ext_authz.core.policies import PolicySet
 from meshwarden.cli.state_folder import API_KEY_HEADER
 from ratelimit_service.core.lookup import find_limit
@@ -77,6 +78,8 @@ class Expectation:
     def holds(self, request: DemoRequest) -> bool:
         """Whether `request` is answered as it states, when the sample upstream is behind."""
         verdict = decide(self._asked(request), self.policies, self.keys, self.now)
+        if verdict.reason is Reason.NO_POLICY_FOR_HOST:
+            return False  # Right by accident: nothing of the configuration is shown by it.
         if not verdict.is_allowed:
             return request.expect == verdict.status
         if request.expect in (401, 403):
@@ -105,7 +108,7 @@ class Expectation:
         """The limit that refuses requests which this verdict allows; Envoy asks with both of the
         descriptor's entries or not at all.
         """
-        entries = (Entry("rule", verdict.rule), Entry("principal", verdict.principal.name))
+        entries = (Entry("rule", verdict.rule), Entry("principal", qualified_principal(verdict)))
         match = find_limit(self.domain, Descriptor(entries), rules=self.rules)
         if match is None:
             return None

@@ -33,7 +33,13 @@ def test_the_policy_in_the_readme_is_taken_with_what_it_says_stands_beside_it():
 
 
 GUIDES = sorted((CHECKOUT / "docs" / "how-to").glob("*.md"))
-PAGES = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("*/README.md"), *CHECKOUT.glob("docs/**/*.md")]
+PAGES = [
+    *(
+        page
+        for places in ("*.md", "*/README.md", "examples/*/*.md", "docs/**/*.md")
+        for page in sorted(CHECKOUT.glob(places))
+    )
+]
 FILES = {"introspection-secret": b"secret"}
 
 

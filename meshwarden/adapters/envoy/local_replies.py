@@ -18,7 +18,10 @@ from meshwarden.adapters.envoy.typed import packed, struct
 
 PROBLEM_JSON = "application/problem+json"
 IN_BAND_DENIAL = "response.code_details == 'ext_authz_denied'"
-GRPC_REQUEST = "request.headers['content-type'].startsWith('application/grpc')"
+_CONTENT_TYPE = "request.headers['content-type']"
+GRPC_REQUEST = (
+    f"({_CONTENT_TYPE} == 'application/grpc' || {_CONTENT_TYPE}.startsWith('application/grpc+'))"
+)
 AUTHORIZER_FAILED = "response.code_details.startsWith('ext_authz')"
 
 

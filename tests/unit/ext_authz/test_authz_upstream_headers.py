@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ext_authz.core.model import Append
+from ext_authz.core.answers import is_grpc
+from ext_authz.core.model import Append, Request
 from tests.support.check_requests import Authorizer, access_policy, token_issuer
 from tests.support.tokens import claims, ec_signer, jwks
 
@@ -124,3 +125,43 @@ def test_wrong_credentials_are_taken_out_of_anonymous_requests_too():
     assert "secret" not in seen_by_upstream(
         verdict, "/open?access_token=secret&access%5ftoken=secret", headers
     )
+
+
+# --- a header that a policy sets is not taken out again
+
+
+@pytest.mark.parametrize("action", ["overwrite", "append", "addIfAbsent"])
+def test_a_credential_may_be_exchanged_for_another_value(action):
+    """Whatever the action: the credential itself is not there for it."""
+    exchange = {"headers": [{"name": "authorization", "value": "Basic ours", "action": action}]}
+    asked = Authorizer(ISSUER, access_policy(*RULES, upstream=exchange))
+    verdict = asked.ask(token=RITA)
+    assert {h.name: h.value for h in verdict.headers}["authorization"] == "Basic ours"
+    assert all(h.append is Append.OVERWRITE_IF_EXISTS_OR_ADD for h in verdict.headers)
+    assert "authorization" not in verdict.headers_to_remove
+
+
+def test_another_policys_identity_header_may_be_set_and_else_is_taken_out():
+    others = access_policy(
+        name="others", hosts=["other.example.com"], identify=[], identityHeaders={"x-tier": "kind"}
+    )
+    sets = {"headers": [{"name": "x-tier", "value": "gold"}]}
+    asked = Authorizer(ISSUER, access_policy(*RULES, upstream=sets), others)
+    verdict = asked.ask(token=RITA, headers={"x-tier": "theirs"})
+    assert {h.name: h.value for h in verdict.headers}["x-tier"] == "gold"
+    assert "x-tier" not in verdict.headers_to_remove
+    assert (
+        "x-tier"
+        in Authorizer(ISSUER, access_policy(*RULES), others).ask(token=RITA).headers_to_remove
+    )
+
+
+def test_grpc_web_is_no_grpc():
+    for content_type, is_it in (
+        ("application/grpc", True),
+        ("application/grpc+proto", True),
+        ("application/grpc-web", False),
+        ("application/grpcfoo", False),
+    ):
+        request = Request("POST", "h", "/a.B/C", {"content-type": content_type})
+        assert is_grpc(request) is is_it
