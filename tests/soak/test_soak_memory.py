@@ -8,8 +8,8 @@ from tests.support import token_flood
 
 MILLION = 1_000_000
 BYTES_AT_MOST = 32 << 20
-"""How much more may be resident at the end than at the half, when 25,000 right tokens had come, more than
-are remembered (20,000).
+"""How much more may be resident at the end than at the half, when 25,000 right tokens had come:
+more than are remembered (20,000).
 """
 
 
