@@ -57,6 +57,7 @@ def test_a_long_content_type_is_read_in_no_time(text):
         "multipart/form-data; boundary=b,multipart/form-data; boundary=c",
         'multipart/form-data; boundary="b\\"',
         "multipart/form-data; boundary",
+        f"multipart/form-data; boundary={'b' * 71}",
     ],
 )
 def test_a_content_type_that_names_two_boundaries_to_two_readers_is_no_form(content_type):
