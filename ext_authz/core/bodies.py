@@ -22,6 +22,8 @@ from meshwarden.core.faults import InvalidInput
 
 FIELDS_AT_MOST = 1000
 NAME_CHARACTERS_AT_MOST = 256
+BOUNDARY_CHARACTERS_AT_MOST = 70
+"""RFC 2046 section 5.1.1."""
 
 _WORD = r"[A-Za-z0-9!#$&^_.+-]++"
 _WORDS = re.compile(rf"[ \t]*+({_WORD}(?:/{_WORD})?)[ \t]*+")
@@ -94,7 +96,7 @@ class Body:
 
     def _boundary(self) -> bytes:
         boundary = parameters(self.content_type)[1].get("boundary")
-        if not boundary:
+        if not boundary or len(boundary) > BOUNDARY_CHARACTERS_AT_MOST:
             raise NoBody("the body's content type names no boundary")
         return boundary.encode("latin-1", "replace")
 

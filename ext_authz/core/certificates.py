@@ -19,6 +19,12 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 ENCODED_CHARACTERS_AT_MOST = 32 << 10
 """Of one certificate; what is longer is not read, and not remembered either."""
 
+_UNREADABLE = (
+    *(ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.InvalidVersion),
+    *(x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+"""What `cryptography` raises for a certificate that it can't read: no one class covers them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
@@ -54,7 +60,7 @@ def _parsed(encoded: str) -> Certificate | None:
             sha256=found.fingerprint(hashes.SHA256()).hex(),
             parsed=found,
         )
-    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm, x509.DuplicateExtension):
+    except _UNREADABLE:
         return None
 
 

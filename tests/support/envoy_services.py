@@ -5,6 +5,7 @@ Real servers that answer what the test tells them; the decisions of our services
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -152,8 +153,8 @@ class Seen:
     headers: tuple[tuple[str, str], ...]
 
     def values(self, name: str) -> list[str]:
-        """The values of the headers of this name, as readers see it that take `_` for `-`."""
-        return [value for key, value in self.headers if key.lower().replace("_", "-") == name]
+        """The values of the headers of this name, as CGI readers see it: `_` and `.` are `-`."""
+        return [value for key, value in self.headers if re.sub(r"\W|_", "-", key.lower()) == name]
 
 
 class Upstream(ThreadingHTTPServer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import time
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +15,7 @@ from ext_authz.core.hosts import normalized_host
 from ext_authz.core.model import Reason
 from ext_authz.core.revocations import Revocation, Revocations
 from ext_authz.core.xfcc import parse_xfcc
+from tests.support.certificates import Authority
 from tests.support.check_requests import Authorizer, access_policy, token_issuer
 from tests.support.tokens import ISSUER, NOW, claims, ec_signer, jwks
 
@@ -54,6 +57,7 @@ def test_a_long_content_type_is_read_in_no_time(text):
         "multipart/form-data; boundary=b,multipart/form-data; boundary=c",
         'multipart/form-data; boundary="b\\"',
         "multipart/form-data; boundary",
+        f"multipart/form-data; boundary={'b' * 71}",
     ],
 )
 def test_a_content_type_that_names_two_boundaries_to_two_readers_is_no_form(content_type):
@@ -111,6 +115,16 @@ def test_a_host_outside_ascii_is_no_host(host):
 
 def test_a_certificate_that_is_too_long_is_neither_read_nor_remembered():
     assert parse_certificate("A" * 100_000) is None
+
+
+def test_a_certificate_of_an_unknown_version_is_none():
+    """Found by fuzzing: `cryptography` raises what is no ValueError."""
+    lines = Authority().issue().certificate.decode().splitlines()
+    der = base64.b64decode("".join(lines[1:-1]))
+    version_3, version_67 = bytes.fromhex("a003020102"), bytes.fromhex("a003020142")
+    assert version_3 in der
+    changed = base64.encodebytes(der.replace(version_3, version_67, 1)).decode()
+    assert parse_certificate(quote(f"{lines[0]}\n{changed}{lines[-1]}\n")) is None
 
 
 def test_a_condition_with_half_a_character_is_a_value_error():

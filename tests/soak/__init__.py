@@ -1,0 +1,1 @@
+"""What runs for minutes: fuzzing that is led by coverage, and a million tokens."""
