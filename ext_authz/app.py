@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ext_authz.adapters import envoy_check
 from ext_authz.adapters.envoy_check import Ask, Check
@@ -12,9 +13,7 @@ from ext_authz.adapters.http_client import HttpClient
 from ext_authz.adapters.identity_routes import identity_routes
 from ext_authz.adapters.introspector import Introspector
 from ext_authz.adapters.jwks_fetch import KeyFetcher
-from ext_authz.adapters.redis_keys import RedisKeys
 from ext_authz.adapters.redis_layout import Layout
-from ext_authz.adapters.redis_records import RedisRecords
 from ext_authz.core import compile_keys
 from ext_authz.core.compile import Configured, Options, compile_policies, referenced_files
 from ext_authz.core.failure_budget import FailureBudget
@@ -29,6 +28,10 @@ from meshwarden.adapters.grpc_server import Method
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import Misconfigured, Problem
 from meshwarden.core.snapshot import SnapshotHolder
+
+if TYPE_CHECKING:
+    from ext_authz.adapters.redis_keys import RedisKeys
+    from ext_authz.adapters.redis_records import RedisRecords
 
 __all__ = ["Settings", "build", "key_records", "source"]
 
@@ -63,6 +66,8 @@ def source(settings: Settings) -> FolderSource:
 
 def key_records(url: str) -> RedisRecords:
     """The key records and revocations in Redis, to be changed. Raises `Misconfigured`."""
+    from ext_authz.adapters.redis_records import RedisRecords
+
     return RedisRecords(url)
 
 
@@ -158,6 +163,8 @@ def _configuration(
 
 def _key_store(service: Service, settings: Settings, keys: Keys) -> RedisKeys:
     """API keys and revocations from Redis."""
+    from ext_authz.adapters.redis_keys import RedisKeys
+
     chosen = settings.keys
     serves_stale = chosen.on_store_failure == "serve_stale"
     memory = RememberedApiKeys(entries_at_most=chosen.remembered_at_most, serves_stale=serves_stale)

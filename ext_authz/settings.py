@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from meshwarden.adapters.redis_client import RedisUrl
+from meshwarden.adapters.redis_url import RedisUrl
 from meshwarden.adapters.settings import GrpcSettings, HttpSettings, Section, ServiceSettings
 
 

@@ -15,7 +15,6 @@ from ratelimit_service.adapters import http_api
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
 from ratelimit_service.adapters.limiter import Limiter, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
-from ratelimit_service.adapters.redis_store import RedisStore
 from ratelimit_service.adapters.redis_watch import RedisWatch
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
@@ -92,6 +91,8 @@ def _store(service: Service, settings: Settings) -> Store:
             "ratelimit_memory_counters", "Counters in memory.", lambda: memory.counter_count
         )
         return memory
+    from ratelimit_service.adapters.redis_store import RedisStore
+
     jitter_at_most = settings.store.expiration_jitter_seconds
     store = RedisStore(
         settings.redis.url,

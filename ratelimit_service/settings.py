@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from meshwarden.adapters.redis_client import RedisUrl
+from meshwarden.adapters.redis_url import RedisUrl
 from meshwarden.adapters.settings import (
     GrpcSettings,
     HttpSettings,

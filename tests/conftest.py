@@ -9,20 +9,11 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from tests.support.quickstart import Quickstart, running_quickstart
-
 # Shared machines stall for longer than hypothesis' deadline; a law is no timing test.
 settings.register_profile(
     "house", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("house")
-
-
-@pytest.fixture(scope="session")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
-    """One running system for all tests that leave it as they find it."""
-    with running_quickstart(tmp_path_factory.mktemp("quickstart")) as system:
-        yield system
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from ext_authz.app import key_records
+from ext_authz.app import Settings, key_records, source
 from ext_authz.core.revocations import Revocation
+from meshwarden.adapters.settings import load
 from meshwarden.cli.keys import create_key
+from meshwarden.core.faults import Misconfigured
 from tests.support.authz_service import PEPPER, Service, live, serving
 from tests.support.check_requests import access_policy, token_issuer
 from tests.support.processes import wait_until
@@ -199,11 +201,16 @@ def test_without_redis_at_start_it_is_not_ready_and_says_why(tmp_path):
 
 
 def test_settings_that_do_not_go_together_are_told_at_once(tmp_path):
-    with serving(
-        tmp_path, *RESOURCES, options=("--keys.redis-url", "localhost:1"), is_ready=False
-    ) as service:
-        assert service.process.child.wait(20) == 2
-        assert "keys.redis-url is in place of keys.file" in service.process.errors
+    words = ["--keys.redis-url", "localhost:1", "--keys.file", str(tmp_path / "k")]
+    words += ["--identity-tokens.issuer", "http://a"]
+    with pytest.raises(Misconfigured) as wrong:
+        source(load(Settings, words, "ext_authz"))
+    assert [str(problem) for problem in wrong.value.problems] == [
+        "identity_tokens.keys-file and .issuer go together: set both or none",
+        "keys.redis-url is in place of keys.file and keys.revocations-file",
+        "keys.redis-url needs keys.pepper-file: without it no key is found",
+        "no configuration: set --configuration.folder to a folder of policies",
+    ]
 
 
 def test_a_revocation_covers_what_it_names_alone():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwarden.adapters.redis_client import parse_redis_url
+from meshwarden.adapters.redis_url import parse_redis_url
 from meshwarden.adapters.settings import load
 from meshwarden.core.faults import Misconfigured
 from ratelimit_service.adapters.reference_environment import SETTINGS
