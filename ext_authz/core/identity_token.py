@@ -161,12 +161,13 @@ def _signing_key(jwk: Any) -> SigningKey:
         raise ValueError("has no kid")
     if isinstance(signs_from, bool) or not isinstance(signs_from, (int, float)):
         raise ValueError(f"{SIGNS_FROM} is no time")
-    plain = {name: member for name, member in jwk.items() if name != "alg"}
+    algorithm = _ALGORITHM_OF.get((str(jwk.get("kty")), str(jwk.get("crv", ""))))
+    if algorithm is None:
+        raise ValueError("is no key that we sign with: P-256, Ed25519, or RSA")
     try:
-        parsed = jwt.PyJWK({**plain, "alg": _ALGORITHM_OF.get(_form(jwk), "")}).key
+        parsed = jwt.PyJWK({**jwk, "alg": algorithm}).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-        raise ValueError("is no key that we sign with: P-256, Ed25519, or RSA") from None
-    algorithm = _ALGORITHM_OF[_form(jwk)]
+        raise ValueError("is no valid private key") from None
     if jwk.get("alg", algorithm) != algorithm:
         raise ValueError(f"is for another algorithm than {algorithm}")
     if isinstance(parsed, rsa.RSAPrivateKey) and parsed.key_size < 2048:
@@ -182,7 +183,3 @@ _ALGORITHM_OF = {
     ("OKP", "Ed25519"): "EdDSA",
     ("RSA", ""): "RS256",
 }
-
-
-def _form(jwk: Mapping[str, Any]) -> tuple[str, str]:
-    return str(jwk.get("kty")), str(jwk.get("crv", ""))

@@ -257,6 +257,17 @@ def test_a_grpc_caller_gets_a_grpc_shaped_denial(
     assert "{" not in answer.headers["grpc-message"]
 
 
+def test_a_subjects_tokens_are_revoked_within_a_second(quickstart: Quickstart):
+    token = {"authorization": f"Bearer {quickstart.token('--subject', 'revoked')}"}
+    assert quickstart.get("/whoami", token).status_code == 200
+    assert quickstart.command("token", "revoke", "--subject", "revoked").returncode == 0
+    wait_until(
+        lambda: quickstart.get("/whoami", token).json().get("reason") == "revoked",
+        "it is revoked",
+        limit_seconds=1,
+    )
+
+
 # --- the README, and the end
 
 

@@ -172,6 +172,39 @@ def test_a_configuration_that_can_not_work_is_refused(issuer, files, told):
         configured(issuer, access_policy(READ, identify=WAYS), files=files)
 
 
+RFC_7662_EXAMPLE = {
+    "active": True,
+    "client_id": "l238j323ds-23ij4",
+    "username": "jdoe",
+    "scope": "read write dolphin",
+    "sub": "Z5O3upPC88QrAjx00dis",
+    "aud": "https://protected.example.net/resource",
+    "iss": "https://server.example.com/",
+    "exp": 1419356238,
+    "iat": 1419350238,
+    "extension_field": "twenty-seven",
+}
+
+
+def test_the_standards_own_example_is_read():
+    """RFC 7662 section 2.2: an active token, and the answer to one that is not."""
+    issuer = token_issuer(
+        issuer="https://server.example.com/",
+        audiences=["https://protected.example.net/resource"],
+        introspection=ASKS,
+    )
+    rule = {
+        "name": "dolphins",
+        "scopes": ["dolphin"],
+        "when": "principal.claims.username == 'jdoe'",
+    }
+    made = Authorizer(issuer, access_policy(rule, identify=WAYS), files=FILES)
+    made.now = 1419350239.0
+    verdict = ask(made, RFC_7662_EXAMPLE)
+    assert (verdict.rule, verdict.principal.name) == ("dolphins", "opaque:Z5O3upPC88QrAjx00dis")
+    assert ask(made, {"active": False}, token="other").reason is Reason.INACTIVE_TOKEN
+
+
 # --- discovery
 
 
