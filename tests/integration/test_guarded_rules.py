@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 import httpx2
 import pytest
 
+from ext_authz.core.time_windows import DAYS
 from tests.support.authz_service import live
 from tests.support.check_requests import access_policy, access_role, role_binding, token_issuer
 from tests.support.guarded_mesh import GuardedMesh, guarded_mesh
@@ -17,6 +19,8 @@ from tests.support.tokens import ec_signer, jwks
 
 EC, ACME = ec_signer(), ec_signer("acme")
 BODY_BYTES = 1024
+A = "request.query.a"
+ANOTHER_DAY = DAYS[(datetime.now(UTC).weekday() + 3) % 7]
 RULES = (
     {"name": "own", "paths": ["/users/{id}/**"],
      "when": "request.path_variables.id == principal.subject"},
@@ -26,9 +30,9 @@ RULES = (
     {"name": "form", "paths": ["/form"], "when": "request.form.role == ['user']"},
     {"name": "inside", "paths": ["/inside"], "clientAddresses": ["10.0.0.0/8"]},
     {"name": "always", "paths": ["/always"], "times": [{"timeZone": "Europe/Berlin"}]},
-    {"name": "never", "paths": ["/never"],
-     "times": [{"days": ["mon"], "begins": "00:00", "ends": "00:01"},
-               {"days": ["tue"], "begins": "00:00", "ends": "00:01"}]},
+    {"name": "never", "paths": ["/never"], "times": [{"days": [ANOTHER_DAY]}]},
+    {"name": "loop", "paths": ["/loop"],
+     "when": f"{A}.all(x, {A}.all(y, {A}.all(z, x + y + z != '')))"},
     {"name": "grpc", "grpc": ["orders.v1.Orders/Get"], "roles": ["reader"]},
     {"name": "roles", "paths": ["/roles"], "roles": ["reader"]},
     {"name": "permissions", "paths": ["/permissions"], "permissions": ["orders:write"]},
@@ -59,6 +63,7 @@ RESOURCES = (
     access_role("reader"),
     access_role("writer", "orders:write", inherits=["reader"]),
     role_binding("writer", {"group": "staff"}),
+    role_binding("reader", {"principal": "jwt:bound"}),
     access_policy(
         *RULES,
         identify=[{"jwt": {"issuers": ["main"]}}],
@@ -108,9 +113,13 @@ def status(mesh: GuardedMesh, path: str, *, method: str = "GET", **options: Any)
         ("/inside", {"headers": {"x-forwarded-for": "10.1.1.1, 203.0.113.1"}}, 403),
         ("/inside", {}, 403),
         ("/always", {}, 200),
+        ("/never", {}, 403),
+        ("/loop?" + "&".join(["a=1"] * 900), {}, 403),
+        ("/loop?a=1&a=2", {}, 200),
         ("/roles", {}, 403),
         ("/roles", {"claims": {"roles": ["writer"]}}, 200),
         ("/roles", {"claims": {"groups": ["staff"]}}, 200),
+        ("/roles", {"claims": {"sub": "bound"}}, 200),
         ("/permissions", {"claims": {"groups": ["staff"]}}, 200),
         ("/permissions", {"claims": {"roles": ["reader"]}}, 403),
         ("/scopes", {"claims": {"scope": "orders:read x"}}, 200),
