@@ -16,6 +16,7 @@ from ext_authz.core.paths import split_target
 from ext_authz.core.policies import Policy, Source
 
 QUERY_PARAMETERS_AT_MOST = 1000
+NO_CREDENTIAL = Unidentified(Reason.MISSING_CREDENTIAL, "no credential was sent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def find_credential(request: Request, policy: Policy, query: str) -> Credential 
             Reason.UNSUPPORTED_SCHEME, "a credential was sent in a form that is not accepted here"
         )
     if not found:
-        return Unidentified(Reason.MISSING_CREDENTIAL, "no credential was sent")
+        return NO_CREDENTIAL
     if "," in found[0].text:
         return Unidentified(Reason.MULTIPLE_CREDENTIALS, "more than one credential was sent")
     return found[0]

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ext_authz.core import carrying
-from ext_authz.core.addresses import HEADER as FORWARDED_FOR
-from ext_authz.core.addresses import client_address, covers
+from ext_authz.core.addresses import covers
 from ext_authz.core.facts import Facts
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
@@ -166,9 +165,8 @@ def decide(
         return replace(
             _denied(403, Reason.INVALID_PATH, f"the path {path.why}"), policy=policy.name
         )
-    forwarded = request.headers.get(FORWARDED_FOR, "")
-    address = client_address(request.source_address, forwarded, policy.trusted_proxies)
-    identity = identify(request, query, Known(policy, keys, now, answers, address))
+    known = Known(policy, keys, now, answers, policy.client_address(request))
+    identity = identify(request, query, known)
     if isinstance(identity, Unidentified) and identity.lookup is not None:
         # Rules are not asked before it is known who is calling: one may deny that caller.
         return _unidentified(identity, policy, ())

@@ -37,7 +37,8 @@ def explain(
             steps.append({"step": "path", "refused": path.why})
         else:
             steps.append({"step": "path", "normalised": path})
-            identity = identify(request, query, Known(policy, keys, now, answers))
+            known = Known(policy, keys, now, answers, policy.client_address(request))
+            identity = identify(request, query, known)
             facts = Facts(request, path, query, identity=identity, policy=policy, now=now)
             steps.append(_caller(facts, policy))
             steps.extend(_rules(facts, policy))

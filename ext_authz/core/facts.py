@@ -6,8 +6,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from ext_authz.core.addresses import HEADER as FORWARDED_FOR
-from ext_authz.core.addresses import client_address
 from ext_authz.core.answers import is_grpc
 from ext_authz.core.bodies import Body, Form, body_of
 from ext_authz.core.hosts import normalized_host
@@ -80,8 +78,7 @@ class Facts:
 
     @cached_property
     def client_address(self) -> str:
-        forwarded = self.request.headers.get(FORWARDED_FOR, "")
-        return client_address(self.request.source_address, forwarded, self._policy.trusted_proxies)
+        return self._policy.client_address(self.request)
 
     @cached_property
     def body(self) -> Body:

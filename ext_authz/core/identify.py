@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ext_authz.core.api_keys import KeyRecord
-from ext_authz.core.credentials import Credential, find_credential
+from ext_authz.core.credentials import NO_CREDENTIAL, Credential, find_credential
 from ext_authz.core.introspection import by_introspection
 from ext_authz.core.known import Known
 from ext_authz.core.lookups import FAILED, ApiKeyLookup
@@ -30,19 +30,14 @@ from ext_authz.core.tokens import by_token
 
 def identify(request: Request, query: str, known: Known) -> Identity:
     """The principal that the request's only credential proves, or its connection."""
-    policy = known.policy
-    credential = find_credential(request, policy, query)
-    if isinstance(credential, Unidentified):
-        if credential.reason is not Reason.MISSING_CREDENTIAL:
-            return credential
-        result, source = credential, None
-    else:
-        result = Unidentified(Reason.MISSING_CREDENTIAL, "no credential was sent")
-        source = credential.source
-    for method in policy.methods:
+    credential = find_credential(request, known.policy, query)
+    result = NO_CREDENTIAL
+    if isinstance(credential, Unidentified) and credential is not NO_CREDENTIAL:
+        return credential
+    for method in known.policy.methods:
         if method.peer is not None:
             identity = by_peer(request, method.peer, known.now)
-        elif isinstance(credential, Credential) and source in method.sources:
+        elif isinstance(credential, Credential) and credential.source in method.sources:
             identity = _WAYS[method.kind](credential.text, method, known)
         else:
             identity = None

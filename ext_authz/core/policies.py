@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
-from ext_authz.core.addresses import Network
+from ext_authz.core.addresses import HEADER as FORWARDED_FOR
+from ext_authz.core.addresses import Network, client_address
 from ext_authz.core.answer_parts import AnswerParts
 from ext_authz.core.conditions import Condition
 from ext_authz.core.hosts import HostIndex
 from ext_authz.core.issuer_kind import TokenIssuerSpec
 from ext_authz.core.jwks import EMPTY, KeySet
+from ext_authz.core.model import Request
 from ext_authz.core.paths import PathPattern
 from ext_authz.core.peers import PeerWay
 from ext_authz.core.rule_index import RuleIndex
@@ -153,6 +155,11 @@ class Policy:
     answer: AnswerParts = field(default_factory=AnswerParts)
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-For is believed."""
+
+    def client_address(self, request: Request) -> str:
+        """Where the client is, behind the proxies that the policy trusts."""
+        forwarded = request.headers.get(FORWARDED_FOR, "")
+        return client_address(request.source_address, forwarded, self.trusted_proxies)
 
     @cached_property
     def deny_index(self) -> RuleIndex:

@@ -17,11 +17,13 @@ from tests.support.protected_mesh import (
     DENY_HOST,
     OTHER_HOST,
     ROLE_HOST,
+    answered,
     is_protected,
     protected_mesh,
     require_no_harm,
+    rows,
 )
-from tests.support.raw_http import exchange, request
+from tests.support.raw_http import request
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +38,6 @@ def mesh(running: GuardedMesh) -> Iterator[GuardedMesh]:
     running.upstream.seen.clear()
     yield running
     require_no_harm(running.upstream)
-
-
-def answered(mesh: GuardedMesh, content: bytes) -> str:
-    return str(exchange(mesh.envoy.gateway, content))
-
-
-def rows(table: dict[str, list[str]]) -> list[tuple[str, str]]:
-    return [(answer, sent) for answer, requests in table.items() for sent in requests]
 
 
 def test_what_is_protected_is_known_in_every_spelling():

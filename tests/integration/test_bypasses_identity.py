@@ -20,10 +20,12 @@ from tests.support.protected_mesh import (
     OTHER_HOST,
     ROLE_HOST,
     TOKEN,
+    answered,
     protected_mesh,
     require_no_harm,
+    rows,
 )
-from tests.support.raw_http import exchange, exchange_h2, request
+from tests.support.raw_http import exchange_h2, request
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +40,6 @@ def mesh(running: GuardedMesh) -> Iterator[GuardedMesh]:
     running.upstream.seen.clear()
     yield running
     require_no_harm(running.upstream)
-
-
-def answered(mesh: GuardedMesh, content: bytes) -> str:
-    return str(exchange(mesh.envoy.gateway, content))
-
-
-def rows(table: dict[str, list[str]]) -> list[tuple[str, str]]:
-    return [(answer, sent) for answer, requests in table.items() for sent in requests]
 
 
 # --- headers

@@ -18,6 +18,7 @@ from tests.support.authz_service import live, record
 from tests.support.check_requests import access_policy, access_role, token_issuer
 from tests.support.envoy_services import Seen, Upstream
 from tests.support.guarded_mesh import GuardedMesh, guarded_mesh
+from tests.support.raw_http import exchange
 from tests.support.tokens import ec_signer, jwks
 
 EC = ec_signer()
@@ -101,3 +102,13 @@ def is_protected(seen: Seen) -> bool:
             segments.append(name)
     hosts = " ".join((*seen.values("host"), seen.target)).lower()
     return segments[:1] == ["admin"] and any(host in hosts for host in PROTECTED_HOSTS)
+
+
+def answered(mesh: GuardedMesh, content: bytes) -> str:
+    """What Envoy answers to the bytes of a request, and why."""
+    return str(exchange(mesh.envoy.gateway, content))
+
+
+def rows(table: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """A table of what was sent, by what is answered, as pairs."""
+    return [(answer, sent) for answer, requests in table.items() for sent in requests]
