@@ -197,7 +197,9 @@ async def test_a_refused_change_leaves_the_last_good_one_and_is_shown(folder: Pa
         (folder / "a.yaml").write_text("good")
         await followed.sees({"a.yaml": "good"})
         assert followed.configuration.status()["refused"] is None
-        assert followed.applied == [{"a.yaml": "one"}, {"a.yaml": "good"}]
+        # It is compiled in a thread, and put to work in the loop a moment later.
+        wanted = [{"a.yaml": "one"}, {"a.yaml": "good"}]
+        await until(lambda: followed.applied == wanted, "it is put to work, and once")
         shown = followed.metrics.exposition().decode()
         assert 'configuration_offers_total{outcome="accepted"} 2.0' in shown
         assert "configuration_is_refused 0.0" in shown
