@@ -6,13 +6,12 @@ in precedence.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from meshwarden.adapters.redis_url import RedisUrl
+from meshwarden.adapters.redis_settings import RedisSettings
 from meshwarden.adapters.settings import (
     GrpcSettings,
     HttpSettings,
@@ -21,16 +20,6 @@ from meshwarden.adapters.settings import (
     ServiceSettings,
 )
 from ratelimit_service.adapters.reference_environment import ReferenceEnvironment
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_seconds(value: object) -> object:
-    """Seconds from a number, or from a duration as Go writes it, such as `100ms` or `1m30s`."""
-    if not isinstance(value, str) or not re.fullmatch(rf"(?:{_DURATION.pattern})+", value):
-        return value
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value))
 
 
 class StoreSettings(Section):
@@ -87,16 +76,10 @@ class StoreSettings(Section):
     )
 
 
-class RedisSettings(Section):
-    """How Redis is reached; used when store.kind is redis."""
+class PerSecondRedisSettings(RedisSettings):
+    """A Redis of their own for the limits per second, which write most."""
 
-    url: RedisUrl = Field(
-        "redis://127.0.0.1:6379", description="URL, host:port, or path of a socket."
-    )
-    auth: SecretStr = Field(SecretStr(""), description="Password, or user:password.")
-    time_limit_seconds: Annotated[float, BeforeValidator(parse_seconds)] = Field(
-        0.1, gt=0, le=60, description="A request waits this long for Redis, connecting included."
-    )
+    enabled: bool = Field(False, description="Count limits per second in this Redis.")
 
 
 class AnswerSettings(Section):
@@ -150,6 +133,7 @@ class Settings(ServiceSettings):
         "approximate counts here, each limit divided by the live replicas.",
     )
     redis: RedisSettings = RedisSettings()
+    redis_per_second: PerSecondRedisSettings = PerSecondRedisSettings()
     answer: AnswerSettings = AnswerSettings()
     statistics: StatisticsSettings = StatisticsSettings()
     merge_domain_config: bool = Field(
