@@ -30,7 +30,6 @@ from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
     from meshwarden.adapters.redis_topology import Redis
-
     from ratelimit_service.adapters.redis_store import RedisStore
     from ratelimit_service.adapters.replicas import Replicas
 
@@ -132,7 +131,6 @@ def _memory(service: Service, settings: Settings) -> MemoryStore:
 
 def _redis_counting(service: Service, settings: Settings) -> _Counting:
     from meshwarden.adapters.redis_topology import connect
-
     from ratelimit_service.adapters.remembering_store import RememberingStore
 
     redis = connect(settings.redis)
@@ -156,7 +154,6 @@ def _redis_counting(service: Service, settings: Settings) -> _Counting:
 
 def _redis_store(service: Service, settings: Settings, redis: Redis) -> RedisStore:
     from meshwarden.adapters.redis_topology import connect
-
     from ratelimit_service.adapters.redis_store import Limits, RedisStore
 
     jitter_at_most = settings.store.expiration_jitter_seconds

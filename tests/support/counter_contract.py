@@ -35,7 +35,7 @@ def hits(
 
 
 class AnyStore:
-    """A store of any kind, always awaited; `prefix` sets one history's keys apart from another's."""
+    """A store of any kind, always awaited; `prefix` sets apart the keys of one history."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -121,7 +121,10 @@ class Contract:
     @settings(
         max_examples=60,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+        suppress_health_check=[
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.differing_executors,
+        ],
     )
     @given(history=HISTORIES)
     async def test_any_history_is_counted_by_the_law(
