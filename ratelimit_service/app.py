@@ -12,6 +12,7 @@ from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
 from meshwarden.core.snapshot import Bundle, SnapshotHolder
 from ratelimit_service.adapters import http_api
+from ratelimit_service.adapters.denial_log import DenialLog
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
 from ratelimit_service.adapters.limiter import Limiter, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
@@ -43,6 +44,8 @@ def options(settings: Settings) -> Options:
         quota_mode=answer.quota_mode,
         header_names=names if answer.headers_enabled else None,
         has_dynamic_metadata=answer.dynamic_metadata,
+        has_rule_metadata=answer.rule_metadata,
+        rule_header=answer.rule_header,
         key_format=settings.store.key_format,
         key_prefix=settings.store.key_prefix,
     )
@@ -60,6 +63,7 @@ def build(service: Service, settings: Settings) -> None:
         statistics=statistics,
         metrics=service.metrics,
         clock=time.time,
+        denials=_denial_log(service, settings),
     )
 
     def apply(rules: Rules) -> None:
@@ -82,6 +86,14 @@ def build(service: Service, settings: Settings) -> None:
     service.readiness.checks["configuration"] = configuration.unready_reason
     service.readiness.details["configuration"] = configuration.status
     service.tasks.append(configuration.follow)
+
+
+def _denial_log(service: Service, settings: Settings) -> DenialLog | None:
+    if not settings.denial_log.enabled:
+        return None
+    denials = DenialLog(shows_values=settings.denial_log.shows_values, pause=asyncio.sleep)
+    service.tasks.append(denials.run)
+    return denials
 
 
 def _store(service: Service, settings: Settings) -> Store:

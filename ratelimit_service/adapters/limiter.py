@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import Fault, Unavailable
+from ratelimit_service.adapters.denial_log import DenialLog
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.decide import Plan, judge, judge_uncounted, plan
 from ratelimit_service.core.model import Decision, DescriptorSet, Increment, Rules
@@ -40,12 +41,14 @@ class Limiter:
         statistics: Statistics,
         metrics: Metrics,
         clock: Callable[[], float],
+        denials: DenialLog | None = None,
     ) -> None:
         self.rules: Rules | None = None
         self._store = store
         self._on_store_failure = on_store_failure
         self._statistics = statistics
         self._clock = clock
+        self._denials = denials
         self._decisions = metrics.tally(
             "ratelimit_decisions", "Requests by their overall answer.", ["code"]
         )
@@ -72,18 +75,18 @@ class Limiter:
         if rules is not None and descriptors.domain not in rules.domains:
             self._statistics.add_unknown_domain(descriptors.domain)
         if not planned.increments:
-            return self._recorded(judge(planned, (), now=now))
+            return self._recorded(planned, judge(planned, (), now=now))
         try:
             counts = self._store.add(planned.increments, now=now)
         except Unavailable as fault:
             return self._uncounted(planned, fault, now=now)
         if isinstance(counts, list):
-            return self._recorded(judge(planned, counts, now=now))
+            return self._recorded(planned, judge(planned, counts, now=now))
         return self._awaited(planned, counts, now=now)
 
     async def _awaited(self, planned: Plan, counts: Awaitable[list[int]], *, now: int) -> Decision:
         try:
-            return self._recorded(judge(planned, await counts, now=now))
+            return self._recorded(planned, judge(planned, await counts, now=now))
         except Unavailable as fault:
             return self._uncounted(planned, fault, now=now)
 
@@ -100,7 +103,9 @@ class Limiter:
         self._decisions.add(decision.code.name)
         return decision
 
-    def _recorded(self, decision: Decision) -> Decision:
+    def _recorded(self, planned: Plan, decision: Decision) -> Decision:
         self._decisions.add(decision.code.name)
         self._statistics.record(decision)
+        if self._denials is not None:
+            self._denials.note(planned.descriptors, decision)
         return decision

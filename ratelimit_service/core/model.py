@@ -156,6 +156,9 @@ class Options:
     quota_mode: bool = False
     header_names: HeaderNames | None = None
     has_dynamic_metadata: bool = False
+    has_rule_metadata: bool = False
+    rule_header: str = ""
+    """The response header that names the limit which decided; empty: none."""
     key_format: str = "meshwarden"
     key_prefix: str = ""
 
