@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from meshwarden.adapters.configuration import Configuration
 from meshwarden.adapters.folder_source import FolderSource
@@ -13,17 +15,20 @@ from meshwarden.core.faults import InvalidInput, Misconfigured
 from meshwarden.core.snapshot import Bundle, SnapshotHolder
 from ratelimit_service.adapters import http_api
 from ratelimit_service.adapters.denial_log import DenialLog
-from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
+from ratelimit_service.adapters.envoy_rls import ShouldRateLimit, decoded_json
 from ratelimit_service.adapters.limiter import Limiter, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.redis_watch import RedisWatch
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
-from ratelimit_service.core.model import HeaderNames, Options, Rules
+from ratelimit_service.core.model import HeaderNames, Increment, Options, Rules
 from ratelimit_service.core.tree import described_limits
 from ratelimit_service.settings import Settings
 
-__all__ = ["Settings", "build", "options", "source"]
+if TYPE_CHECKING:
+    from ratelimit_service.adapters.redis_store import RedisStore
+
+__all__ = ["Settings", "build", "decoded_json", "options", "read_counters", "source"]
 
 
 def source(settings: Settings) -> FolderSource:
@@ -103,21 +108,36 @@ def _store(service: Service, settings: Settings) -> Store:
             "ratelimit_memory_counters", "Counters in memory.", lambda: memory.counter_count
         )
         return memory
-    from ratelimit_service.adapters.redis_store import RedisStore
-
-    jitter_at_most = settings.store.expiration_jitter_seconds
-    store = RedisStore(
-        settings.redis.url,
-        auth=settings.redis.auth.get_secret_value(),
-        time_limit_seconds=settings.redis.time_limit_seconds,
-        jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
-    )
+    store = _redis_store(settings)
     watch = RedisWatch(store.ping, metrics=service.metrics, pause=asyncio.sleep)
     service.readiness.checks["store"] = watch.unready_reason
     service.readiness.details["store"] = watch.status
     service.tasks.append(watch.run)
     service.closers.append(store.close)
     return store
+
+
+def _redis_store(settings: Settings) -> RedisStore:
+    from ratelimit_service.adapters.redis_store import RedisStore
+
+    jitter_at_most = settings.store.expiration_jitter_seconds
+    return RedisStore(
+        settings.redis.url,
+        auth=settings.redis.auth.get_secret_value(),
+        time_limit_seconds=settings.redis.time_limit_seconds,
+        jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
+    )
+
+
+async def read_counters(
+    settings: Settings, increments: Sequence[Increment], *, now: int
+) -> list[int]:
+    """What the counters in Redis stand at; counts nothing. Raises `Unavailable`."""
+    store = _redis_store(settings)
+    try:
+        return await store.add([increment._replace(hits=0) for increment in increments], now=now)
+    finally:
+        await store.close()
 
 
 def _counts(rules: Rules) -> dict[str, int]:
