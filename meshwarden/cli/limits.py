@@ -115,6 +115,7 @@ def _rules(folder: Path, settings: Settings) -> Rules:
         FolderSource(folder).read(),
         merges_domains=settings.merge_domain_config,
         options=options(settings),
+        atomic_refusal=settings.atomic_refusal,
     )
 
 
@@ -162,4 +163,7 @@ async def _counts(
     if not increments:
         return {}
     values = await read_counters(settings, increments, now=now)
-    return {increment.key: value for increment, value in zip(increments, values, strict=True)}
+    return {
+        increment.key: value if isinstance(value, int) else value.count
+        for increment, value in zip(increments, values, strict=True)
+    }

@@ -69,7 +69,7 @@ def _limit(limit: dict[str, Any]) -> str:
         told.append(f"name {limit['name']}")
     if limit["replaces"]:
         told.append(f"replaces {' '.join(limit['replaces'])}")
-    told += [flag for flag in ("shadow_mode", "quota_mode") if limit[flag]]
+    told += [flag for flag in ("shadow_mode", "quota_mode", "atomic") if limit[flag]]
     return ", ".join(told)
 
 

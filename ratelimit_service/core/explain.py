@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from meshwarden.core.documents import hint_for
-from ratelimit_service.core.counter import counted
+from ratelimit_service.core.counter import counted, left_out
 from ratelimit_service.core.decide import Plan, judge, plan
 from ratelimit_service.core.keys import KEY_FORMATS
 from ratelimit_service.core.lookup import composite_key, find_limit, tries
@@ -22,6 +22,7 @@ from ratelimit_service.core.model import (
     Increment,
     Limit,
     Node,
+    Outcome,
     Rules,
 )
 from ratelimit_service.core.which_limit import described
@@ -63,7 +64,7 @@ def explain(
     found = [_descriptor(place, request, rules) for place in range(len(request.descriptors))]
     for counter in counters(request, rules, now=now):
         found[counter.position]["counter"] = _counter(counter, counts, now=now)
-    decision = judge(planned, _after(planned, counts or {}), now=now)
+    decision = judge(planned, _outcomes(planned, counts or {}), now=now)
     domain = request.domain
     for told, descriptor, status in zip(found, request.descriptors, decision.statuses, strict=True):
         told["answer"] = described(domain, descriptor, status)
@@ -79,15 +80,20 @@ def explain(
     }
 
 
-def _after(planned: Plan, counts: Mapping[str, int]) -> list[int]:
-    """Each counter's value after its own hits, which follow one another."""
+def _outcomes(planned: Plan, counts: Mapping[str, int]) -> list[Outcome]:
+    """What would come of each increment, as a store that stands at `counts` has it."""
     values = dict(counts)
-    after = []
-    for increment in planned.increments:
-        value = counted(values.get(increment.key, 0), increment.hits)
-        values[increment.key] = value
-        after.append(value)
-    return after
+
+    def read(increment: Increment) -> int:
+        return values.get(increment.key, 0)
+
+    outcomes: list[Outcome] = []
+    left = left_out(planned.increments, mode=planned.mode, read=read)
+    for increment, skipped in zip(planned.increments, left, strict=True):
+        if skipped is None:
+            values[increment.key] = counted(read(increment), increment.hits)
+        outcomes.append(values[increment.key] if skipped is None else skipped)
+    return outcomes
 
 
 def _counter(counter: Counter, counts: Mapping[str, int] | None, *, now: int) -> dict[str, Any]:
@@ -228,6 +234,7 @@ def _limit(limit: Limit) -> dict[str, Any]:
         "unlimited": limit.unlimited,
         "shadow_mode": limit.shadow_mode,
         "quota_mode": limit.quota_mode,
+        "atomic": limit.atomic,
         "replaces": sorted(limit.replaces),
         "metadata": limit.metadata,
     }
