@@ -2,56 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from meshwarden.cli.output import print_line
 
 NAMES_SHOWN = 3
+LABEL_CHARACTERS_AT_MOST = 40
+
+Row = tuple[str, str]
 
 
 def print_explanation(result: dict[str, Any]) -> None:
     """The answer first, then each descriptor: its levels, its limit, its counter."""
-    shadowed = " (over the limit, let through by the service's shadow mode)"
+    shadowed = " (over the limit, let through by the service-wide shadow mode)"
     shadowed = shadowed if result["is_shadowed"] else ""
     print_line(f"{result['answer']} in domain {result['domain']}{shadowed}")
     if "hint" in result:
-        print_line(f"  the domain is not configured: {result['hint']}")
+        print_line(f"   the domain is not configured; {result['hint']}")
     for name, value in result["headers"].items():
-        print_line(f"  sends {name}: {value}")
+        print_line(f"   sends {name}: {value}")
     for number, descriptor in enumerate(result["descriptors"], 1):
         entries = " ".join(f"{entry['key']}={entry['value']}" for entry in descriptor["entries"])
         print_line(f"{number}. {entries}")
-        for level in descriptor["levels"]:
-            _print_level(level)
-        _row(descriptor["outcome"].replace("_", " "), descriptor["why"])
-        if "limit" in descriptor:
-            _row("limit", _limit(descriptor["limit"]))
-        if "counter" in descriptor:
-            _print_counter(descriptor)
-        if "statistics" in descriptor:
-            _row("statistics", f"ratelimit.service.rate_limit.{descriptor['statistics']}.*")
-        _row("answer", _answer(descriptor["answer"]))
+        rows = list(_rows(descriptor))
+        width = min(max(len(label) for label, _ in rows), LABEL_CHARACTERS_AT_MOST)
+        for label, text in rows:
+            print_line(f"   {label:<{width}}  {text}")
 
 
-def _row(name: str, text: str) -> None:
-    print_line(f"   {name:<15} {text}")
+def _rows(descriptor: dict[str, Any]) -> Iterator[Row]:
+    for level in descriptor["levels"]:
+        yield level["entry"], _level(level)
+    yield descriptor["outcome"].replace("_", " "), descriptor["why"]
+    if "limit" in descriptor:
+        yield "limit", _limit(descriptor["limit"])
+    if "counter" in descriptor:
+        yield from _counter(descriptor["counter"])
+        for shared in descriptor["shared"]:
+            told = f"entry {shared['entry'] + 1} counts as {shared['pattern']}, whatever its value"
+            yield "shared", told
+        yield "statistics", descriptor["statistics"]
+    yield "answer", _answer(descriptor["answer"])
 
 
-def _print_level(level: dict[str, Any]) -> None:
+def _level(level: dict[str, Any]) -> str:
     """What is taken, what was tried before it, and what stands back because of it."""
     tried = level["tried"]
     place = next((number for number, way in enumerate(tried) if way["is_taken"]), len(tried))
-    told = [f"{_names(tried[place : place + 1])} is taken" if place < len(tried) else "no match"]
-    if before := tried[:place]:
-        told.append(f"tried before: {_names(before)}" if place < len(tried) else _names(before))
-    if beaten := [way for way in tried[place + 1 :] if way["matches"]]:
+    before, after = _names(tried[:place]), tried[place + 1 :]
+    if place == len(tried):
+        told = [f"nothing matches: {before}"]
+    else:
+        told = [f"{_names(tried[place : place + 1])} is taken"]
+        told += [f"not there: {before}"] if before else []
+    if beaten := [way for way in after if way["matches"]]:
         told.append(f"would match, too: {_names(beaten)}")
     if "passed_over" in level:
         told.append(f"limit passed over, as the descriptor goes on: {_limit(level['passed_over'])}")
     if "hint" in level:
         told.append(level["hint"])
-    _row(level["entry"], "; ".join(told))
+    return "; ".join(told)
 
 
 def _names(ways: list[dict[str, Any]]) -> str:
@@ -73,20 +85,18 @@ def _limit(limit: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
-def _print_counter(descriptor: dict[str, Any]) -> None:
-    counter, window = descriptor["counter"], descriptor["counter"]["window"]
-    _row("hits", str(counter["hits"]))
+def _counter(counter: dict[str, Any]) -> Iterator[Row]:
+    window = counter["window"]
+    yield "hits", str(counter["hits"])
     for name, key in counter["keys"].items():
-        mark = " <- in use" if key == counter["key"] else ""
-        stands = f" = {counter['counts'][name]}" if "counts" in counter else ""
-        _row(f"{name} key", f"{key}{stands}{mark}")
-    for shared in descriptor["shared"]:
-        _row("shared", f"entry {shared['entry'] + 1} counts as {shared['pattern']}")
+        mark = " (in use)" if key == counter["key"] else ""
+        stands = f" stands at {counter['counts'][name]}" if "counts" in counter else ""
+        yield f"{name} key", f"{key}{stands}{mark}"
     start, end = (
         f"{datetime.fromtimestamp(window[edge], UTC):%F %TZ}" for edge in ("start", "end")
     )
     left = window["seconds_until_reset"]
-    _row("window", f"one {window['unit']}, {start} to {end}; begins anew in {left} s")
+    yield "window", f"one {window['unit']}, {start} to {end}; begins anew in {left} s"
 
 
 def _answer(answer: dict[str, Any]) -> str:
