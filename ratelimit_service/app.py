@@ -31,7 +31,6 @@ from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
     from meshwarden.adapters.redis_topology import Redis
-
     from ratelimit_service.adapters.redis_store import RedisStore
     from ratelimit_service.adapters.replicas import Replicas
 
@@ -144,7 +143,6 @@ def _memory(service: Service, settings: Settings) -> MemoryStore:
 
 def _redis_counting(service: Service, settings: Settings) -> _Counting:
     from meshwarden.adapters.redis_topology import connect
-
     from ratelimit_service.adapters.remembering_store import RememberingStore
 
     redis = connect(settings.redis)
@@ -169,7 +167,6 @@ def _redis_counting(service: Service, settings: Settings) -> _Counting:
 
 def _redis_store(settings: Settings, redis: Redis) -> RedisStore:
     from meshwarden.adapters.redis_topology import connect
-
     from ratelimit_service.adapters.redis_store import Limits, RedisStore
 
     jitter_at_most = settings.store.expiration_jitter_seconds

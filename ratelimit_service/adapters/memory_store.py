@@ -32,7 +32,9 @@ class MemoryStore:
         self.counter_count = 0
         """Counters held, those of windows that are over and not yet emptied among them."""
 
-    def add(self, increments: Sequence[Increment], *, mode: Mode, now: int) -> list[Outcome]:
+    def add(
+        self, increments: Sequence[Increment], *, mode: Mode = Mode.ALWAYS, now: int
+    ) -> list[Outcome]:
         """Count as `mode` says, or none: raises `Unavailable` when there is no room."""
         self._sweep(now)
         if self.counter_count + len(increments) > self._counters_at_most:

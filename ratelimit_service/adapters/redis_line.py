@@ -14,10 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from meshwarden.adapters.redis_topology import Redis, Script, ScriptCall
-
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.redis_client import LIBRARY_ERRORS, translated
+from meshwarden.adapters.redis_topology import Redis, Script, ScriptCall
 from meshwarden.core.breaker import Breaker
 from meshwarden.core.faults import Unavailable
 from ratelimit_service.adapters.redis_script import SCRIPT
@@ -103,8 +102,7 @@ class Line:
             while batch := self._next_batch():
                 calls = [self._call(part) for part in batch]
                 try:
-                    async with asyncio.timeout(self._time_limit_seconds):
-                        answers = await self._redis.call_script(_SCRIPT, calls)
+                    answers = await self._redis.call_script(_SCRIPT, calls)
                 except LIBRARY_ERRORS as error:
                     answers = [error] * len(batch)
                 except asyncio.CancelledError:

@@ -16,9 +16,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from meshwarden.adapters.redis_topology import Redis
-
 from meshwarden.adapters.redis_client import LIBRARY_ERRORS, translated
+from meshwarden.adapters.redis_topology import Redis
 from meshwarden.core.breaker import Breaker
 from meshwarden.core.faults import Unavailable
 from ratelimit_service.adapters.redis_line import Line
@@ -69,7 +68,9 @@ class RedisStore:
         """Nodes that are not asked for the moment, save one call after each pause."""
         return sum(line.is_open for line in self._lines.values())
 
-    async def add(self, increments: Sequence[Increment], *, mode: Mode, now: int) -> list[Outcome]:
+    async def add(
+        self, increments: Sequence[Increment], *, mode: Mode = Mode.ALWAYS, now: int
+    ) -> list[Outcome]:
         """What came of each increment; Redis expires by itself, without `now`.
 
         Raises `Unavailable` when Redis doesn't answer in time, or refuses.
@@ -83,7 +84,7 @@ class RedisStore:
                     return await self._line(is_per_second, group).submit(group, increments, mode)
                 if mode is not Mode.ALWAYS:
                     return await self._read_then_added(increments, mode)
-                return await self._added(increments, parts)
+                return list(await self._added(increments, parts))
         except TimeoutError as error:
             raise self._fault(error) from None
 
@@ -143,7 +144,7 @@ class RedisStore:
 
     async def _added(
         self, increments: Sequence[Increment], parts: dict[tuple[bool, int], list[int]]
-    ) -> list[Outcome]:
+    ) -> list[int]:
         """Counted part by part, all at once. One part's fault is the request's."""
         waiting: list[tuple[list[int], asyncio.Future[list[Outcome]]]] = []
         for (is_per_second, group), positions in parts.items():
@@ -155,30 +156,22 @@ class RedisStore:
                     earlier.cancel()
                 raise
             waiting.append((positions, answer))
-        outcomes: list[Outcome] = [0] * len(increments)
+        found: list[int] = [0] * len(increments)
         answers = await asyncio.gather(*(answer for _, answer in waiting))
         for (positions, _), counts in zip(waiting, answers, strict=True):
             for position, count in zip(positions, counts, strict=True):
-                outcomes[position] = count
-        return outcomes
+                # Nothing is left out in the mode ALWAYS.
+                found[position] = count if isinstance(count, int) else count.stands_at
+        return found
 
     async def _read_then_added(self, increments: Sequence[Increment], mode: Mode) -> list[Outcome]:
-        parts = self._parts(increments)
         looks = [increment._replace(hits=0) for increment in increments]
-        counts = await self._added(looks, parts)
+        counts = await self._added(looks, self._parts(looks))
         known = {look.key: count for look, count in zip(looks, counts, strict=True)}
-
-        def read(increment: Increment) -> int:
-            count = known[increment.key]
-            assert isinstance(count, int)
-            return count
-
-        outcomes: list[Outcome | None] = list(left_out(increments, mode=mode, read=read))
-        taken = [position for position, left in enumerate(outcomes) if left is None]
-        own = [increments[position] for position in taken]
-        for position, outcome in zip(taken, await self._added(own, self._parts(own)), strict=True):
-            outcomes[position] = outcome
-        return [outcome for outcome in outcomes if outcome is not None]
+        left = left_out(increments, mode=mode, read=lambda increment: known[increment.key])
+        own = [increment for increment, one in zip(increments, left, strict=True) if one is None]
+        added = iter(await self._added(own, self._parts(own)))
+        return [next(added) if one is None else one for one in left]
 
     def _fault(self, error: BaseException) -> Unavailable:
         return translated(error, time_limit_seconds=self._limits.time_limit_seconds)

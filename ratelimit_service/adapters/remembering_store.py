@@ -8,17 +8,25 @@ leaves hits out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from ratelimit_service.adapters.redis_store import RedisStore
 from ratelimit_service.core.counter import is_over
 from ratelimit_service.core.model import Effect, Increment, LeftOut, Mode, Outcome
 from ratelimit_service.core.over_limit_cache import OverLimitCache
 
 
+class Awaited(Protocol):
+    """A store that has to be awaited."""
+
+    async def add(
+        self, increments: Sequence[Increment], *, mode: Mode, now: int
+    ) -> list[Outcome]: ...
+
+
 class RememberingStore:
     """`store` behind `cache`."""
 
-    def __init__(self, store: RedisStore, cache: OverLimitCache) -> None:
+    def __init__(self, store: Awaited, cache: OverLimitCache) -> None:
         self._store = store
         self._cache = cache
 

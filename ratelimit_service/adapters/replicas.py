@@ -2,8 +2,8 @@
 
 Each process says at an interval that it lives, in one sorted set in Redis scored by Redis' own
 time; whoever said so lately is counted. The last count known serves when Redis is away: the local
-approximation divides each limit by it. The same answer tells Redis' time, which all replicas' windows
-follow: they differ then by half a round trip at most, not by what the machines' clocks differ.
+approximation divides each limit by it. The same answer tells Redis' time, which the windows of all
+replicas follow: they differ by half a round trip at most, not by what the machines' clocks differ.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from meshwarden.adapters.redis_topology import Redis, Script, ScriptCall
-
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.redis_client import LIBRARY_ERRORS
+from meshwarden.adapters.redis_topology import Redis, Script, ScriptCall
 
 INTERVAL_SECONDS = 1.0
 LIVES_SECONDS = 5

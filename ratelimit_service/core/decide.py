@@ -176,7 +176,7 @@ def judge(planned: Plan, outcomes: Sequence[Outcome], *, now: int) -> Decision:
 def _status(match: Match, increment: Increment, outcome: Outcome, now: int) -> Status:
     limit = match.limit
     if isinstance(outcome, LeftOut):
-        count, over = outcome.count, outcome.is_over
+        count, over = outcome.stands_at, outcome.is_over
     else:
         count = outcome
         over = count > increment.at_most and increment.hits >= 0

@@ -137,10 +137,10 @@ class Increment(NamedTuple):
 class LeftOut(NamedTuple):
     """What a store gives instead of the count after, where it did not count the hits.
 
-    `count` is what the counter stands at; `is_over` says whether the hits are over the limit.
+    `stands_at` is the counter's present value; `is_over` says whether the hits are over the limit.
     """
 
-    count: int
+    stands_at: int
     is_over: bool
     is_remembered: bool = False
     """Known to be over without asking the store."""

@@ -29,7 +29,7 @@ class Figures(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    count: int
+    stands_at: int
     end: int
 
 
@@ -49,11 +49,11 @@ class OverLimitCache:
             self._expired += 1
             self.drop(increment.key)
             entry = None
-        if entry is None or entry.count <= increment.at_most:
+        if entry is None or entry.stands_at <= increment.at_most:
             self._misses += 1
             return None
         self._hits += 1
-        return entry.count
+        return entry.stands_at
 
     def keep(self, increment: Increment, count: int) -> None:
         """Note that the counter of `increment` stands at `count`, over its limit."""
@@ -61,12 +61,13 @@ class OverLimitCache:
             self._overwritten += 1
             self.drop(increment.key)
         size = ENTRY_BYTES + len(increment.key)
-        while self._entries and self._bytes + size > self._bytes_at_most:
+        if size > self._bytes_at_most:
+            return
+        while self._bytes + size > self._bytes_at_most:
             self._evacuated += 1
             self.drop(next(iter(self._entries)))
-        if size <= self._bytes_at_most:
-            self._bytes += size
-            self._entries[increment.key] = _Entry(count, increment.window.end)
+        self._bytes += size
+        self._entries[increment.key] = _Entry(count, increment.window.end)
 
     def drop(self, key: str) -> None:
         """Forget a counter, as when hits are given back."""

@@ -35,7 +35,7 @@ def hits(
 
 
 class AnyStore:
-    """A store of any kind, always awaited; `prefix` sets one history's keys apart from another's."""
+    """A store of any kind, always awaited; `prefix` sets apart the keys of one history."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -7,7 +7,6 @@ from typing import Any
 
 from meshwarden.adapters.redis_settings import RedisSettings
 from meshwarden.adapters.redis_topology import connect
-
 from ratelimit_service.adapters.redis_store import Limits, RedisStore
 
 
@@ -24,7 +23,7 @@ def redis_store(
     """A store on the Redis at `url`, with a breaker that hardly opens unless it is told to."""
     per_second = connect(RedisSettings(url=per_second_url)) if per_second_url else None
     return RedisStore(
-        connect(RedisSettings(url=url, **settings)),
+        connect(RedisSettings(url=url, time_limit_seconds=time_limit_seconds, **settings)),
         limits=Limits(time_limit_seconds, failures_at_most, pause_seconds),
         jitter=lambda: jitter,
         monotonic=time.monotonic,

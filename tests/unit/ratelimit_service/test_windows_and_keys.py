@@ -73,10 +73,8 @@ def test_the_reference_format_lets_descriptors_collide_and_ours_does_not():
 def test_the_prefix_stands_before_both_formats():
     window = Window.of(Unit.SECOND, now=5)
     for key_format in ("envoyproxy", "meshwarden"):
-        options = Options(key_format=key_format, key_prefix="p:")
-        assert counter_key("d", [("k", "v")], window=window, rules=Rules({}, options)).startswith(
-            "p:"
-        )
+        rules = Rules({}, Options(key_format=key_format, key_prefix="p:"))
+        assert counter_key("d", [("k", "v")], window=window, rules=rules).startswith("p:")
 
 
 def test_a_shared_pattern_stands_for_the_value_of_its_entry_alone():
