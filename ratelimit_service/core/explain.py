@@ -202,7 +202,10 @@ def _unmatched(
             )
         return "no_match", f"nothing is configured that matches {entry} (entry {number})"
     if node.children:
-        return "too_shallow", "what is met has no limit of its own; the limits below need more entries"
+        return (
+            "too_shallow",
+            "what is met has no limit of its own; the limits below need more entries",
+        )
     return "not_limited", "what is met is configured without a limit"
 
 

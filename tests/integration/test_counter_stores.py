@@ -86,13 +86,7 @@ async def test_requests_that_wait_together_share_a_call(
 ):
     await redis_counters.add([hits(1)], now=NOW)
     before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
-<<<<<<< HEAD
-    await asyncio.gather(
-        *(redis_counters.add([hits(1)], mode=Mode.ALWAYS, now=NOW) for _ in range(500))
-    )
-=======
     await asyncio.gather(*(redis_counters.add([hits(1)], now=NOW) for _ in range(500)))
->>>>>>> main
     assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before <= 2
 
 
@@ -128,12 +122,7 @@ async def test_a_silent_redis_costs_the_time_limit_and_no_more(server: RedisServ
         loop = asyncio.get_running_loop()
         began = loop.time()
         answers = await asyncio.gather(
-<<<<<<< HEAD
-            *(limited.add([hits(1, "silent")], mode=Mode.ALWAYS, now=NOW) for _ in range(50)),
-            return_exceptions=True,
-=======
             *(limited.add([hits(1, "silent")], now=NOW) for _ in range(50)), return_exceptions=True
->>>>>>> main
         )
         assert loop.time() - began < 1
         assert {str(answer) for answer in answers} == {"redis: no answer within 0.05 s"}
@@ -152,13 +141,7 @@ async def test_a_request_given_up_while_it_waits_is_not_counted(
         sent = asyncio.create_task(patient.add([hits(1, "sent")], now=NOW))
         for _ in range(3):  # the call's own turn, the sender's, and one to spare
             await asyncio.sleep(0)
-<<<<<<< HEAD
-        given_up = asyncio.create_task(
-            patient.add([hits(1, "given up")], mode=Mode.ALWAYS, now=NOW)
-        )
-=======
         given_up = asyncio.create_task(patient.add([hits(1, "given up")], now=NOW))
->>>>>>> main
         await until(lambda: patient.waiting_count, "the second request waits")
         given_up.cancel()
     finally:
@@ -181,14 +164,7 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_another_requests(
             await limited.add([hits(1, "late")], now=NOW)
     finally:
         server.resume()
-<<<<<<< HEAD
-    assert await limited.add([hits(5, "next"), hits(6, "next")], mode=Mode.ALWAYS, now=NOW) == [
-        5,
-        11,
-    ]
-=======
     assert await limited.add([hits(5, "next"), hits(6, "next")], now=NOW) == [5, 11]
->>>>>>> main
     await until(
         lambda: client.get("{tag}late") == "1", "the late request is counted: it costs a hit"
     )
@@ -226,12 +202,7 @@ async def test_a_full_line_is_refused_at_once(server: RedisServer, monkeypatch: 
     monkeypatch.setattr(redis_line, "WAITING_AT_MOST", 3)
     crowded = redis_store(server.url, time_limit_seconds=2)
     answers = await asyncio.gather(
-<<<<<<< HEAD
-        *(crowded.add([hits(1, "crowd")], mode=Mode.ALWAYS, now=NOW) for _ in range(5)),
-        return_exceptions=True,
-=======
         *(crowded.add([hits(1, "crowd")], now=NOW) for _ in range(5)), return_exceptions=True
->>>>>>> main
     )
     assert [isinstance(answer, Unavailable) for answer in answers] == [False] * 3 + [True] * 2
     await crowded.close()

@@ -19,17 +19,8 @@ def test_a_full_store_refuses_new_counters_and_keeps_the_running_ones_exact():
     store = MemoryStore(counters_at_most=2)
     store.add([hits("a", 0), hits("b", 0)], now=0)
     with pytest.raises(Unavailable, match="full: 2 counters"):
-<<<<<<< HEAD
-        store.add([hits("a", 0), hits("c", 0)], mode=Mode.ALWAYS, now=0)
-    assert store.add([hits("a", 0), hits("b", 0, 0), hits("d", 0, 0)], mode=Mode.ALWAYS, now=0) == [
-        2,
-        1,
-        0,
-    ]
-=======
         store.add([hits("a", 0), hits("c", 0)], now=0)
     assert store.add([hits("a", 0), hits("b", 0, 0), hits("d", 0, 0)], now=0) == [2, 1, 0]
->>>>>>> main
 
 
 def test_a_refused_request_counts_nothing():
@@ -58,12 +49,5 @@ def test_old_counters_are_forgotten_a_few_a_call():
 
 def test_a_longer_window_outlives_a_shorter_one():
     store = MemoryStore(counters_at_most=100)
-<<<<<<< HEAD
-    store.add([hits("day", 0, unit=Unit.DAY), hits("second", 0)], mode=Mode.ALWAYS, now=0)
-    assert store.add(
-        [hits("day", 50, unit=Unit.DAY), hits("second", 50)], mode=Mode.ALWAYS, now=50
-    ) == [2, 1]
-=======
     store.add([hits("day", 0, unit=Unit.DAY), hits("second", 0)], now=0)
     assert store.add([hits("day", 50, unit=Unit.DAY), hits("second", 50)], now=50) == [2, 1]
->>>>>>> main
