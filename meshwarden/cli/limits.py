@@ -164,6 +164,6 @@ async def _counts(
         return {}
     values = await read_counters(settings, increments, now=now)
     return {
-        increment.key: value if isinstance(value, int) else value.count
+        increment.key: value if isinstance(value, int) else value.stands_at
         for increment, value in zip(increments, values, strict=True)
     }
