@@ -108,7 +108,9 @@ def test_more_limits_than_fit_are_counted_together():
             limited(descriptor((f"key{number}", "x"), override=Override(0, Unit.MINUTE)))
         assert len(told) == LIMITS_PER_INTERVAL
         limited.log.end_interval()
-    assert told[-1] == {"event": "over_limit_left_out", "log_level": "info", "count": 7}
+        assert told[-1] == {"event": "over_limit_left_out", "log_level": "info", "count": 7}
+        limited.log.end_interval()
+    assert len(told) == LIMITS_PER_INTERVAL + 1
 
 
 async def test_an_interval_is_a_second():

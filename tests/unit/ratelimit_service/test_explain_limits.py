@@ -152,3 +152,11 @@ def test_the_same_counter_twice_in_a_request_is_counted_twice():
     twice = [descriptor(("path", "/orders"))] * 3
     told = explained(*twice)["descriptors"]
     assert [one["answer"]["code"] for one in told] == ["OK", "OK", "OVER_LIMIT"]
+
+
+def test_what_would_be_left_out_leaves_its_counter_as_it_stands():
+    """One of two atomic limits is used up: the other's counter would not move."""
+    atomic = LIMITS.replace("requests_per_unit: 2,", "requests_per_unit: 0, atomic: true,")
+    asked = request(descriptor(("path", "/orders")), descriptor(("path", "/o1")))
+    told = explain(asked, rules(atomic), now=NOW)["descriptors"]
+    assert [one["answer"]["remaining"] for one in told] == [0, 9]

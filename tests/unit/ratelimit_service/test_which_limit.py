@@ -64,6 +64,10 @@ def test_within_the_limits_the_tightest_decides_and_without_one_none():
     assert none == {"overall_code": "OK", "descriptors": [{"code": "OK"}]}
 
 
+def test_a_quota_that_is_over_takes_no_place_of_a_limit_that_is():
+    assert metadata(ONE, descriptor(("quota", "x")), times=2)["rule"] == "shop.one"
+
+
 def test_a_shadowed_limit_and_a_quota_are_told_as_what_they_are():
     shadowed, quota = metadata(descriptor(("shadow", "x")), descriptor(("quota", "x")), ONE)[
         "descriptors"
