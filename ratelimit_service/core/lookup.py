@@ -22,7 +22,7 @@ from ratelimit_service.core.model import (
     Rules,
     Wildcard,
 )
-from ratelimit_service.core.wildcard import is_match
+from ratelimit_service.core.wildcard import is_match, joined
 from ratelimit_service.core.window import Unit
 
 
@@ -79,15 +79,21 @@ def tries(node: Node, entry: Entry) -> Iterator[Step | None]:
 def _with_values(match: Match, descriptor: Descriptor, *, steps: list[Step]) -> Match:
     """`match` with what depends on the request: shared counters and detailed statistics."""
     shared = tuple(
-        (index, step.wildcard.value)
-        for index, step in enumerate(steps)
+        (index, _pattern(step.wildcard, entry))
+        for index, (entry, step) in enumerate(zip(descriptor.entries, steps, strict=True))
         if step.wildcard is not None and step.wildcard.shares_threshold
     )
-    return replace(
-        match,
-        shared_values=shared,
-        statistics_key=_statistics_key(match, descriptor, steps=steps, shared=dict(shared)),
-    )
+    key = _statistics_key(match, descriptor, steps=steps, shared=dict(shared))
+    if not shared and key == match.statistics_key:
+        return match
+    return replace(match, shared_values=shared, statistics_key=key)
+
+
+def _pattern(wildcard: Wildcard, entry: Entry) -> str:
+    """The pattern as a value of the entry's key. Where the key itself was matched by the `*`, or
+    holds part of the value, the whole `key_value` stands for it (as in the reference).
+    """
+    return joined(wildcard.parts).removeprefix(f"{entry.key}_")
 
 
 def _statistics_key(
@@ -95,14 +101,19 @@ def _statistics_key(
 ) -> str:
     """`detailed_metric` shows all values, `value_to_metric` its level's, sharing the pattern."""
     parts = [match.path[0]]
+    is_detailed = match.limit.detailed_metric
     for index, (entry, step) in enumerate(zip(descriptor.entries, steps, strict=True)):
-        shows_value = match.limit.detailed_metric or (
-            step.node.value_to_metric and not step.is_exact
-        )
-        if not shows_value:
-            parts.append(match.path[index + 1])
-        else:
-            parts.append(composite_key(entry.key, shared.get(index, entry.value)))
+        if is_detailed and not shared:
+            parts.append(f"{entry.key}_{entry.value}")
+            continue
+        value = ""
+        if index in shared:
+            value = shared[index]
+        elif is_detailed or step.is_exact or step.node.value_to_metric:
+            value = entry.value
+        elif step.wildcard is not None:
+            value = _pattern(step.wildcard, entry)
+        parts.append(composite_key(entry.key, value))
     return ".".join(parts)
 
 

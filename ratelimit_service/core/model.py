@@ -210,10 +210,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Wildcard:
-    """A configured `key_value` split at each `*`; `value` is what the file says."""
+    """A configured `key_value`, split at each `*`."""
 
     parts: tuple[str, ...]
-    value: str
     shares_threshold: bool
     node: Node
 
@@ -227,7 +226,7 @@ class Node:
     wildcards: list[Wildcard] = field(default_factory=list)
     value_to_metric: bool = False
     has_plain_path: bool = True
-    """Whether its match is the same for every request: no flag on the way here asks for values."""
+    """Whether its match is the same for every request: nothing on the way here asks for values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwarden.core.faults import InvalidInput
+from ratelimit_service.core.keys import counted_values
 from ratelimit_service.core.lookup import find_limit
 from ratelimit_service.core.model import Override
 from ratelimit_service.core.window import Unit
@@ -110,3 +111,33 @@ descriptors:
     match = find_limit("domain", descriptor(("a", "xyz"), ("b", "1")), rules=rules(text))
     assert match is not None
     assert match.statistics_key == "domain.a_x*.b_1"
+
+
+@pytest.mark.parametrize(
+    ("written", "entry", "shown", "counted"),
+    [
+        ("{key: a, detailed_metric: true", ("a", ""), "domain.a_", ""),
+        ("{key: a, detailed_metric: true", ("a", "x"), "domain.a_x", "x"),
+        ("{key: a, value_to_metric: true", ("a", ""), "domain.a", ""),
+        ("{key: a, value: x, value_to_metric: true", ("a", "x"), "domain.a_x", "x"),
+        ("{key: a_", ("a", ""), "domain.a", ""),
+        ('{key: "a*"', ("ab", "x"), "domain.ab_a*", "x"),
+        ('{key: "a*", share_threshold: true', ("ab", "x"), "domain.ab_a*", "a*"),
+        ('{key: a, value: "b*"', ("a", "bc"), "domain.a_b*", "bc"),
+        ('{key: a, value: "b*"', ("a_b", "c"), "domain.a_b_a_b*", "c"),
+        ('{key: a, value: "b*", share_threshold: true', ("a_b", "c"), "domain.a_b_a_b*", "a_b*"),
+        ('{key: a, value: "b*", share_threshold: true', ("a", "b*"), "domain.a_b*", "b*"),
+    ],
+)
+def test_names_and_counters_of_odd_entries_are_the_references(
+    written: str, entry: tuple[str, str], shown: str, counted: str
+):
+    """Its `GetLimit` makes both from the entry's key and what is configured for the two together;
+    a rolling change on one Redis needs them equal.
+    """
+    text = f"{{domain: domain, descriptors: [{written}, rate_limit: {{unit: minute}}}}]}}"
+    asked = descriptor(entry)
+    match = find_limit("domain", asked, rules=rules(text))
+    assert match is not None
+    assert match.statistics_key == shown
+    assert counted_values(asked, match.shared_values) == [(entry[0], counted)]
