@@ -17,6 +17,7 @@ from ratelimit_service.core.model import (
     HeaderNames,
     Metadata,
     Options,
+    Override,
     Status,
 )
 from ratelimit_service.core.window import Unit
@@ -77,12 +78,23 @@ def _headers(statuses: Sequence[Status], options: Options) -> tuple[tuple[str, s
 
 
 def _metadata(descriptors: DescriptorSet, statuses: Sequence[Status], options: Options) -> Metadata:
-    """What was asked, and the configured metadata of every limit that is not over."""
+    """What was asked, which quotas are used up (by index), and the configured metadata of every
+    limit that is not over. `quotaModeEnabled` is of the limits alone, not of the service's setting.
+    """
     result: dict[str, Any] = {
         "domain": descriptors.domain,
         "descriptors": [_described(descriptor) for descriptor in descriptors.descriptors],
-        "quotaModeEnabled": options.quota_mode,
+        "quotaModeEnabled": any(
+            status.limit is not None and status.limit.quota_mode for status in statuses
+        ),
     }
+    used_up = [
+        index
+        for index, status in enumerate(statuses)
+        if status.code is Code.OVER_LIMIT and _is_quota(status, quota_mode=options.quota_mode)
+    ]
+    if used_up:
+        result["quotaModeViolations"] = used_up
     if descriptors.hits_addend:
         result["hitsAddend"] = descriptors.hits_addend
     configured: dict[str, Any] = {}
@@ -99,13 +111,19 @@ def _described(descriptor: Descriptor) -> dict[str, Any]:
         "entries": [f"{entry.key}={entry.value}" for entry in descriptor.entries]
     }
     if descriptor.override is not None:
-        result["limit"] = {
-            "requestsPerUnit": descriptor.override.requests_per_unit,
-            "unit": Unit(descriptor.override.unit).name,
-        }
+        result["limit"] = _override_text(descriptor.override)
     if descriptor.hits_addend is not None:
         result["hitsAddend"] = descriptor.hits_addend
     return result
+
+
+def _override_text(override: Override) -> str:
+    """The message as text, as protobuf writes it on one line; its own enum has no WEEK."""
+    unit = Unit(override.unit)
+    fields = [f"unit:{unit.value if unit is Unit.WEEK else unit.name}"]
+    if override.requests_per_unit:
+        fields.insert(0, f"requests_per_unit:{override.requests_per_unit}")
+    return " ".join(fields)
 
 
 def _merged(first: Metadata, second: Metadata) -> dict[str, Any]:

@@ -87,13 +87,20 @@ def _with_values(match: Match, descriptor: Descriptor, *, steps: list[_Step]) ->
 def _statistics_key(
     match: Match, descriptor: Descriptor, *, steps: list[_Step], shared: dict[int, str]
 ) -> str:
-    """`detailed_metric` shows all values, `value_to_metric` its level's, sharing the pattern."""
+    """`detailed_metric` shows all values, `value_to_metric` its level's, sharing the pattern.
+
+    An empty value is shown as `key_` with `detailed_metric`, unless some level shares: the
+    reference builds those two names in two ways.
+    """
     parts = [match.path[0]]
+    is_detailed = match.limit.detailed_metric
     for index, (entry, step) in enumerate(zip(descriptor.entries, steps, strict=True)):
-        shows_value = match.limit.detailed_metric or (
+        shows_value = is_detailed or (
             step.node.value_to_metric and (step.is_default or step.wildcard is not None)
         )
-        if not shows_value:
+        if is_detailed and not shared:
+            parts.append(f"{entry.key}_{entry.value}")
+        elif not shows_value:
             parts.append(match.path[index + 1])
         else:
             parts.append(composite_key(entry.key, shared.get(index, entry.value)))
