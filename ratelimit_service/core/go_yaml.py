@@ -71,6 +71,18 @@ class Mapping:
                 found = value
         return found
 
+    def overlaid(self, name: str) -> Value | None:
+        """As `get`; but mappings of a key that stands twice, as a merged one and its override do,
+        are laid over each other: so yaml.v2 fills what a pointer of a struct holds.
+        """
+        found: Value | None = None
+        for key, value in self.items:
+            if isinstance(key, Scalar) and key.text == name:
+                if isinstance(found, Mapping) and isinstance(value, Mapping):
+                    value = Mapping(found.items + value.items, value.line)
+                found = value
+        return found
+
 
 Value = Scalar | Sequence | Mapping
 

@@ -238,6 +238,20 @@ def test_of_a_key_that_stands_twice_the_last_counts_in_a_plain_file():
     assert described(f"domain: d\ndescriptors: [{{key: a, key: b, {LIMIT}}}]")[0].startswith("d.b:")
 
 
+def test_a_rate_limit_that_overrides_a_merged_one_keeps_what_it_does_not_name():
+    text = """
+domain: d
+descriptors:
+- &base {key: a, rate_limit: {unit: day, requests_per_unit: 5, name: n}}
+- {<<: *base, key: b, rate_limit: {requests_per_unit: 7}}
+- {<<: *base, key: c, rate_limit: ~}
+"""
+    assert [line.split(",")[0] for line in described(text)] == [
+        "d.a: unit=DAY requests_per_unit=5",
+        "d.b: unit=DAY requests_per_unit=7",
+    ]
+
+
 def test_a_file_made_to_exhaust_memory_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(go_yaml, "NODES_AT_MOST", 10_000)
     layers = "\n".join(

@@ -41,5 +41,6 @@ def reference_refusal(folder: Path, *, merges_domains: bool = False) -> str | No
     # What concerns one file alone ends the reference's check with a panic.
     said = checked.stdout.partition("error loading rate limit configs: ")[2].rstrip("\n")
     if not said:
-        said = checked.stderr.removeprefix("panic: ").partition("\n\ngoroutine ")[0]
+        panic = checked.stderr.removeprefix("panic: ").partition("\n\ngoroutine ")[0]
+        said = panic.replace("\n\t", "\n")
     return said.replace(f"{folder}/", "")
