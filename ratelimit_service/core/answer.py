@@ -92,7 +92,7 @@ def _metadata(descriptors: DescriptorSet, statuses: Sequence[Status], options: O
     used_up = [
         index
         for index, status in enumerate(statuses)
-        if status.code is Code.OVER_LIMIT and _is_quota(status, quota_mode=options.quota_mode)
+        if status.code is Code.OVER_LIMIT and is_quota(status.limit, options=options)
     ]
     if used_up:
         result["quotaModeViolations"] = used_up

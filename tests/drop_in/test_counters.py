@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -12,9 +13,16 @@ from redis import Redis
 
 from tests.support.processes import wait_until
 from tests.support.random_limits import RandomLimits
-from tests.support.redis_server import RedisServer
-from tests.support.side_by_side import Side, limits_folder, request_of, side_by_side
-from tests.support.side_by_side import running_ours, running_reference, drop_in_environment
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.side_by_side import (
+    Side,
+    drop_in_environment,
+    limits_folder,
+    request_of,
+    running_ours,
+    running_reference,
+    side_by_side,
+)
 
 FORMAT = {"COUNTER_KEY_FORMAT": "envoyproxy"}
 JITTER_SECONDS = 25
@@ -25,6 +33,13 @@ domain: rolling
 descriptors:
 - {key: user, rate_limit: {unit: year, requests_per_unit: 50}}
 - {key: files, value: "a*", share_threshold: true, rate_limit: {unit: year, requests_per_unit: 50}}
+"""
+
+SPLIT = """
+domain: split
+descriptors:
+- {key: user, rate_limit: {unit: second, requests_per_unit: 5}}
+- {key: path, rate_limit: {unit: year, requests_per_unit: 5}}
 """
 
 
@@ -56,10 +71,9 @@ def test_counters_have_the_same_keys_values_and_lives(redis: RedisServer, tmp_pa
 
 
 def _counters(client: Redis, prefix: str) -> dict[str, int]:
-    """The counters of windows longer than a second, without the prefix; checks how long they live.
-    """
+    """The counters of windows longer than a second, without the prefix; checks how long they live."""
     result = {}
-    for key in client.scan_iter(match=f"{prefix}*", count=1000):
+    for key in client.scan_iter(match=f"{prefix}*", count=1000, _type="string"):
         value, life = int(client.get(key) or 0), client.ttl(key)
         length = min(length for length in LENGTHS if life <= length + JITTER_SECONDS)
         assert length - 30 < life
@@ -85,6 +99,39 @@ def test_a_rolling_change_shares_every_counter(redis: RedisServer, tmp_path: Pat
         theirs, ours = pair.ask(request_of("rolling", [("files", "a/2")]))
         assert theirs == ours
         assert ours["answer"]["overallCode"] == "OVER_LIMIT"
+
+
+def test_limits_per_second_are_counted_in_the_redis_of_their_own(
+    redis: RedisServer, tmp_path: Path
+):
+    (limits_folder(tmp_path) / "split.yaml").write_text(SPLIT)
+    with running_redis() as per_second, ExitStack() as stack:
+        environment = {
+            **drop_in_environment(tmp_path, redis, **FORMAT),
+            "REDIS_PERSECOND": "true",
+            "REDIS_PERSECOND_SOCKET_TYPE": "tcp",
+            "REDIS_PERSECOND_URL": f"127.0.0.1:{per_second.port}",
+            "REDIS_PERSECOND_TIMEOUT": "5s",
+            "RATELIMIT_REDIS_PER_SECOND__ENABLED": "true",
+            "RATELIMIT_REDIS_PER_SECOND__URL": per_second.url,
+        }
+        clients = [
+            stack.enter_context(Redis(port=server.port, decode_responses=True))
+            for server in (redis, per_second)
+        ]
+        for run, name in ((running_reference, "split-theirs:"), (running_ours, "split-ours:")):
+            side = stack.enter_context(run({**environment, "CACHE_KEY_PREFIX": name}))
+            side.process.wait_until(
+                lambda s=side: "answer" in s.ask(request_of("split", [("x", "")])),  # type: ignore[misc]
+                "it answers",
+            )
+            answer = side.ask(request_of("split", [("user", "a")], [("path", "b")]))
+            assert [one["limitRemaining"] for one in answer["answer"]["statuses"]] == [4, 4]
+            kept = [list(client.scan_iter(match=f"{name}split_*")) for client in clients]
+            assert [[key.rpartition("_")[0] for key in keys] for keys in kept] == [
+                [f"{name}split_path_b"],
+                [f"{name}split_user_a"],
+            ]
 
 
 def _ready(side: Side) -> None:

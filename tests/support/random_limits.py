@@ -44,8 +44,9 @@ class Step:
 class RandomLimits:
     """One domain's descriptors, and requests that meet them."""
 
-    def __init__(self, seed: int, *, has_quotas: bool = True) -> None:
+    def __init__(self, seed: int, *, has_quotas: bool = True, has_repeats: bool = True) -> None:
         self._random = Random(seed)
+        self._has_repeats = has_repeats
         self._quota_share = 0.2 if has_quotas else 0.0
         self._names = 0
         self.descriptors = self._level(1)
@@ -64,9 +65,7 @@ class RandomLimits:
         """Requests without a domain yet; few descriptors, so that they come up again and again."""
         random = self._random
         pool = [self._entries() for _ in range(6)]
-        return [
-            Step(self._request(pool), as_json=random.random() < 0.25) for _ in range(steps)
-        ]
+        return [Step(self._request(pool), as_json=random.random() < 0.25) for _ in range(steps)]
 
     def _chance(self, share: float) -> bool:
         return self._random.random() < share
@@ -89,7 +88,7 @@ class RandomLimits:
         for flag, share in FLAGS.items():
             if self._chance(share):
                 result[flag] = True
-        if value.endswith("*") and self._chance(0.5):
+        if value.endswith("*") and self._has_repeats and self._chance(0.5):
             result["share_threshold"] = True
         is_quota = self._chance(self._quota_share)
         if is_quota:
@@ -143,16 +142,19 @@ class RandomLimits:
     def _request(self, pool: list[list[tuple[str, str]]]) -> Any:
         random = self._random
         request = Request(hits_addend=random.choice((0, 0, 0, 1, 2, 5)))
-        for _ in range(0 if self._chance(0.01) else random.choice((1, 1, 2, 3, 5))):
+        count = 0 if self._chance(0.01) else random.choice((1, 1, 2, 3, 5))
+        chosen = random.choices(pool, k=count)
+        if not self._has_repeats:
+            chosen = [one for number, one in enumerate(chosen) if one not in chosen[:number]]
+        for entries in chosen:
             descriptor = request.descriptors.add()
-            for key, value in random.choice(pool):
+            for key, value in entries:
                 descriptor.entries.add(key=key, value=value)
             if self._chance(0.08):
                 self._bring_a_limit(descriptor)
             if self._chance(0.2):
                 descriptor.hits_addend.value = random.choice((0, 1, 2, 6))
         return request
-
 
     def _bring_a_limit(self, descriptor: Any) -> None:
         """An override. Its unit is told by an entry, too: the reference's counters of two units

@@ -143,12 +143,17 @@ def _running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator
         for name, port in ports.items():
             process.wait_until(lambda p=port: is_listening(p), f"{name} is open")  # type: ignore[misc]
         http, debug = (
-            stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{ports[name]}"))
-            for name in ("PORT", "DEBUG_PORT")
+            stack.enter_context(_http_client(ports[name])) for name in ("PORT", "DEBUG_PORT")
         )
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{ports['GRPC_PORT']}"))
         call = channel.unary_unary(METHOD)
         yield Side(process, call, http, debug, statsd, ports["GRPC_PORT"])
+
+
+def _http_client(port: int) -> httpx2.Client:
+    """Without connections that are kept: a server may close one just when it is used again."""
+    limits = httpx2.Limits(max_keepalive_connections=0)
+    return httpx2.Client(base_url=f"http://127.0.0.1:{port}", limits=limits)
 
 
 def _answers(client: httpx2.Client, path: str) -> bool:
