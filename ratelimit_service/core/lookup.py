@@ -73,8 +73,8 @@ def _step(node: Node, entry: Entry) -> _Step | None:
 def _with_values(match: Match, descriptor: Descriptor, *, steps: list[_Step]) -> Match:
     """`match` with what depends on the request: shared counters and detailed statistics."""
     shared = tuple(
-        (index, step.wildcard.value)
-        for index, step in enumerate(steps)
+        (index, _pattern_of_value(step.wildcard, entry))
+        for index, (entry, step) in enumerate(zip(descriptor.entries, steps, strict=True))
         if step.wildcard is not None and step.wildcard.shares_threshold
     )
     return replace(
@@ -100,11 +100,18 @@ def _statistics_key(
         )
         if is_detailed and not shared:
             parts.append(f"{entry.key}_{entry.value}")
+        elif not shows_value and step.wildcard is not None:
+            parts.append(composite_key(entry.key, _pattern_of_value(step.wildcard, entry)))
         elif not shows_value:
             parts.append(match.path[index + 1])
         else:
             parts.append(composite_key(entry.key, shared.get(index, entry.value)))
     return ".".join(parts)
+
+
+def _pattern_of_value(wildcard: Wildcard, entry: Entry) -> str:
+    """What of the pattern stands for the value: all of it where the key has a `*`."""
+    return wildcard.pattern.removeprefix(f"{entry.key}_")
 
 
 def composite_key(key: str, value: str) -> str:

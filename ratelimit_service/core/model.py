@@ -207,10 +207,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Wildcard:
-    """A configured `key_value` split at each `*`; `value` is what the file says."""
+    """A configured `key_value`, and the same split at each `*`."""
 
     parts: tuple[str, ...]
-    value: str
+    pattern: str
     shares_threshold: bool
     node: Node
 

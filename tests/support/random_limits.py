@@ -76,6 +76,8 @@ class RandomLimits:
         for _ in range(self._random.randint(1, 4)):
             key = FREE if self._chance(0.08) else self._random.choice(KEYS)
             value = self._random.choice(("", self._random.choice(VALUES + PATTERNS)))
+            if self._chance(0.04):
+                key, value = "pa*", ""
             if (key, value) not in taken:
                 taken.add((key, value))
                 level.append(self._descriptor(key, value, depth))
@@ -88,7 +90,7 @@ class RandomLimits:
         for flag, share in FLAGS.items():
             if self._chance(share):
                 result[flag] = True
-        if value.endswith("*") and self._has_repeats and self._chance(0.5):
+        if (value or key).endswith("*") and self._has_repeats and self._chance(0.5):
             result["share_threshold"] = True
         is_quota = self._chance(self._quota_share)
         if is_quota:
@@ -123,7 +125,8 @@ class RandomLimits:
         entries, level = [], self.descriptors
         while level and not (entries and self._chance(0.1)):
             found = self._random.choice(level)
-            entries.append((found["key"], self._value(found.get("value", ""))))
+            key = found["key"].replace("*", self._random.choice(("th", "ge")))
+            entries.append((key, self._value(found.get("value", ""))))
             level = found.get("descriptors", [])
             if level and "rate_limit" in found and self._chance(0.5):
                 break
