@@ -77,9 +77,11 @@ class Mapping:
         """
         found: Value | None = None
         for key, value in self.items:
-            if isinstance(key, Scalar) and key.text == name:
-                if isinstance(found, Mapping) and isinstance(value, Mapping):
-                    value = Mapping(found.items + value.items, value.line)
+            if not isinstance(key, Scalar) or key.text != name:
+                continue
+            if isinstance(found, Mapping) and isinstance(value, Mapping):
+                found = Mapping(found.items + value.items, value.line)
+            else:
                 found = value
         return found
 

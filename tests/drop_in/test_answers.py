@@ -6,25 +6,21 @@ limits in a fresh domain.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
 
-from tests.support.documented_differences import expected, is_compared, shown
+from tests.support.documented_differences import LEFT_ALONE, expected, is_compared, shown
 from tests.support.processes import wait_until
-from tests.support.random_limits import RandomLimits, Step, in_domain
+from tests.support.random_limits import RandomLimits, Step, in_domain, random_seeds
 from tests.support.redis_server import RedisServer
 from tests.support.side_by_side import Pair, limits_folder, side_by_side
 
 DOMAINS = 16
 COPIES = 4
 STEPS = 16
-SEED_VARIABLE = "DROP_IN_SEED"
-"""Set to anything, other limits and histories are tried."""
 EARLY_SECONDS = 0.5
 """A history starts this early in a second, so that it ends in the same."""
 
@@ -64,11 +60,8 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 def test_random_histories_are_answered_alike(name: str, redis: RedisServer, tmp_path: Path):
     """Answers over gRPC and /json, the limits on /rlconfig, the statistics."""
     environment = ENVIRONMENTS[name]
-    seeds = Random(name + os.environ.get(SEED_VARIABLE, "")).sample(range(10**9), DOMAINS)
-    # A quota that is used up is over the limit with us alone, and let through by shadow mode then.
-    has_quotas = "SHADOW_MODE" not in environment
-    has_repeats = "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT" not in environment
-    limits = [RandomLimits(seed, has_quotas=has_quotas, has_repeats=has_repeats) for seed in seeds]
+    without = [left for variable, left in LEFT_ALONE.items() if variable in environment]
+    limits = [RandomLimits(seed, without=without) for seed in random_seeds(name, DOMAINS)]
     _write(limits, limits_folder(tmp_path), is_merged="MERGE_DOMAIN_CONFIG" in environment)
     with side_by_side(tmp_path, redis, **environment) as pair:
         assert pair.ours.lines("/rlconfig") == pair.theirs.lines("/rlconfig")
@@ -151,8 +144,12 @@ def _same_statistics(pair: Pair, environment: dict[str, str], retold: set[str]) 
         found = {name: int(value) for name, value in ours.items()}
         return counters(dict(pair.theirs.statsd.counters)), counters(found)
 
+    def are_the_same() -> bool:
+        theirs, ours = both()
+        return theirs == ours
+
     try:
-        wait_until(lambda: (lambda a, b: a == b)(*both()), "their statistics are the same")
+        wait_until(are_the_same, "their statistics are the same")
     except AssertionError:
         theirs, ours = both()
         names = sorted(theirs.keys() | ours.keys())

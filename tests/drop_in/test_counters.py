@@ -71,7 +71,7 @@ def test_counters_have_the_same_keys_values_and_lives(redis: RedisServer, tmp_pa
 
 
 def _counters(client: Redis, prefix: str) -> dict[str, int]:
-    """The counters of windows longer than a second, without the prefix; checks how long they live."""
+    """The counters of windows longer than a second, without the prefix, each with a right life."""
     result = {}
     for key in client.scan_iter(match=f"{prefix}*", count=1000, _type="string"):
         value, life = int(client.get(key) or 0), client.ttl(key)

@@ -5,7 +5,6 @@ The reference is asked through its own config check; ours lists more than the fi
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from random import Random
 
@@ -14,7 +13,7 @@ import pytest
 from meshwarden.core.faults import InvalidInput
 from meshwarden.core.snapshot import Bundle
 from ratelimit_service.core.compile import compile_limits, reference_message
-from tests.support.random_limits import RandomLimits
+from tests.support.random_limits import RandomLimits, random_seeds
 from tests.support.reference_ratelimit import reference_refusal
 
 MUTATIONS = 250
@@ -32,15 +31,13 @@ REWORDED = (
     ("cannot unmarshal !!timestamp", "cannot unmarshal !!str"),
 )
 """Words of the reference's, and ours for the same fault (docs/explanation)."""
-SEED_VARIABLE = "DROP_IN_SEED"
 
 
 def test_a_random_mutation_is_refused_by_both_or_by_none(tmp_path: Path):
-    random = Random("mutations" + os.environ.get(SEED_VARIABLE, ""))
     file = tmp_path / "limits.yaml"
     refused = 0
-    for _ in range(MUTATIONS):
-        text = _mutated(RandomLimits(random.randrange(10**9)).file("d"), random)
+    for seed in random_seeds("mutations", MUTATIONS):
+        text = _mutated(RandomLimits(seed).file("d"), Random(seed))  # noqa: S311 - no secret
         file.write_text(text)
         _same_refusal(tmp_path, {file.name: text})
         refused += bool(_our_messages({file.name: text}))
@@ -49,12 +46,12 @@ def test_a_random_mutation_is_refused_by_both_or_by_none(tmp_path: Path):
 
 @pytest.mark.parametrize("merges_domains", [False, True])
 def test_several_files_are_refused_by_both_or_by_none(merges_domains: bool, tmp_path: Path):
-    random = Random(f"files{merges_domains}" + os.environ.get(SEED_VARIABLE, ""))
+    seeds = iter(random_seeds(f"files-{merges_domains}", 60))
     for _ in range(20):
-        files = {
-            f"{name}.yaml": RandomLimits(random.randrange(10**9)).file(random.choice("de"))
-            for name in "abc"
-        }
+        files = {}
+        for name in ("a.yaml", "b.yaml", "c.yaml"):
+            seed = next(seeds)
+            files[name] = RandomLimits(seed).file("de"[seed % 2])
         for name, text in files.items():
             (tmp_path / name).write_text(text)
         _same_refusal(tmp_path, files, merges_domains=merges_domains)

@@ -49,9 +49,7 @@ def test_a_client_behind_envoy_sees_no_difference(redis: RedisServer, tmp_path: 
     assert over["x-ratelimit-limit"] == '3, 3;w=3600;name="per-caller"'
 
 
-def _seen_within_a_second(
-    theirs: httpx2.Client, ours: httpx2.Client
-) -> list[tuple[Seen, Seen]]:
+def _seen_within_a_second(theirs: httpx2.Client, ours: httpx2.Client) -> list[tuple[Seen, Seen]]:
     """Five answers of each; begun again with another caller where they took too long."""
     for attempt in range(5):
         wait_until(lambda: time.time() % 1 < 0.5, "a second is young")

@@ -7,7 +7,8 @@ unlimited limits stand under the key `free` and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -16,6 +17,8 @@ import yaml
 
 from tests.support.limit_service import Request
 
+SEED_VARIABLE = "DROP_IN_SEED"
+"""Set to anything, other limits and histories are tried."""
 KEYS = ("path", "user", "plan", "remote_address")
 VALUES = ("a", "ab", "abc", "b", "x.y", "10.0.0.1", "v:1|2", "Grüße", "a/b c")
 PATTERNS = ("a*", "ab*", "*", "x*")
@@ -41,13 +44,21 @@ class Step:
     as_json: bool
 
 
+def random_seeds(name: str, count: int) -> list[int]:
+    """Seeds for the test `name`: always the same ones, unless the variable asks for others."""
+    random = Random(name + os.environ.get(SEED_VARIABLE, ""))  # noqa: S311 - no secret is drawn
+    return random.sample(range(10**9), count)
+
+
 class RandomLimits:
     """One domain's descriptors, and requests that meet them."""
 
-    def __init__(self, seed: int, *, has_quotas: bool = True, has_repeats: bool = True) -> None:
-        self._random = Random(seed)
-        self._has_repeats = has_repeats
-        self._quota_share = 0.2 if has_quotas else 0.0
+    def __init__(self, seed: int, *, without: Collection[str] = ()) -> None:
+        """`without`: some of `quotas`, `repeats` (a counter twice in one request) and `raises`
+        (a counter with another limit in another request).
+        """
+        self._random = Random(seed)  # noqa: S311 - no secret is drawn
+        self._without = frozenset(without)
         self._names = 0
         self.descriptors = self._level(1)
 
@@ -90,9 +101,9 @@ class RandomLimits:
         for flag, share in FLAGS.items():
             if self._chance(share):
                 result[flag] = True
-        if (value or key).endswith("*") and self._has_repeats and self._chance(0.5):
+        if (value or key).endswith("*") and "repeats" not in self._without and self._chance(0.5):
             result["share_threshold"] = True
-        is_quota = self._chance(self._quota_share)
+        is_quota = self._chance(0.0 if "quotas" in self._without else 0.2)
         if is_quota:
             result["quota_mode"] = True
         if key == FREE or self._chance(0.85):
@@ -147,7 +158,7 @@ class RandomLimits:
         request = Request(hits_addend=random.choice((0, 0, 0, 1, 2, 5)))
         count = 0 if self._chance(0.01) else random.choice((1, 1, 2, 3, 5))
         chosen = random.choices(pool, k=count)
-        if not self._has_repeats:
+        if "repeats" in self._without:
             chosen = [one for number, one in enumerate(chosen) if one not in chosen[:number]]
         for entries in chosen:
             descriptor = request.descriptors.add()
@@ -163,9 +174,10 @@ class RandomLimits:
         """An override. Its unit is told by an entry, too: the reference's counters of two units
         are one where their windows start together, and ours are not.
         """
-        unit = self._random.randint(1, 6)
-        descriptor.entries.add(key="unit", value=str(unit))
-        descriptor.limit.requests_per_unit = self._random.choice((0, 1, 3, 7))
+        unit, number = self._random.randint(1, 6), self._random.choice((0, 1, 3, 7))
+        told = f"{unit}-{number}" if "raises" in self._without else str(unit)
+        descriptor.entries.add(key="unit", value=told)
+        descriptor.limit.requests_per_unit = number
         descriptor.limit.unit = unit
 
 

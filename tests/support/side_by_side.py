@@ -87,8 +87,10 @@ def limits_folder(root: Path) -> Path:
 
 
 def drop_in_environment(root: Path, redis: RedisServer, **variables: str) -> dict[str, str]:
-    """What both are started with; ports and statsd are each one's own."""
-    return {
+    """What both are started with; ports and statsd are each one's own. An empty value of
+    `variables` takes one away.
+    """
+    environment = {
         "RUNTIME_ROOT": str(root),
         "RUNTIME_SUBDIRECTORY": "ratelimit",
         "RUNTIME_WATCH_ROOT": "false",
@@ -104,6 +106,7 @@ def drop_in_environment(root: Path, redis: RedisServer, **variables: str) -> dic
         "STATS_FLUSH_INTERVAL": "100ms",
         **variables,
     }
+    return {name: value for name, value in environment.items() if value}
 
 
 @contextmanager
