@@ -15,7 +15,6 @@ from tests.support.processes import wait_until
 from tests.support.random_limits import RandomLimits
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.side_by_side import (
-    Side,
     drop_in_environment,
     limits_folder,
     request_of,
@@ -57,7 +56,7 @@ def test_counters_have_the_same_keys_values_and_lives(redis: RedisServer, tmp_pa
         running_ours({**environment, "CACHE_KEY_PREFIX": "ours:"}) as ours,
     ):
         for side in (theirs, ours):
-            _ready(side)
+            side.wait_until_ready("/healthcheck")
         # What is asked at the end of a minute would be counted under two names.
         wait_until(lambda: time.time() % 60 < 50, "the minute lasts", limit_seconds=20)
         for number, one in enumerate(limits):
@@ -121,10 +120,7 @@ def test_limits_per_second_are_counted_in_the_redis_of_their_own(
         ]
         for run, name in ((running_reference, "split-theirs:"), (running_ours, "split-ours:")):
             side = stack.enter_context(run({**environment, "CACHE_KEY_PREFIX": name}))
-            side.process.wait_until(
-                lambda s=side: "answer" in s.ask(request_of("split", [("x", "")])),  # type: ignore[misc]
-                "it answers",
-            )
+            side.wait_until_ready("/healthcheck")
             answer = side.ask(request_of("split", [("user", "a")], [("path", "b")]))
             assert [one["limitRemaining"] for one in answer["answer"]["statuses"]] == [4, 4]
             kept = [list(client.scan_iter(match=f"{name}split_*")) for client in clients]
@@ -132,8 +128,3 @@ def test_limits_per_second_are_counted_in_the_redis_of_their_own(
                 [f"{name}split_path_b"],
                 [f"{name}split_user_a"],
             ]
-
-
-def _ready(side: Side) -> None:
-    request = request_of("keys-0", [("nothing", "")])
-    side.process.wait_until(lambda: "answer" in side.ask(request), "it answers")

@@ -60,6 +60,17 @@ class Side:
         shown = {"answer": answered.json()} if is_json else {"body": answered.text}
         return {"status": answered.status_code, **shown}
 
+    def wait_until_ready(self, page: str) -> None:
+        """Return when `page` of the HTTP port answers 200."""
+
+        def is_ready() -> bool:
+            try:
+                return self.http.get(page).status_code == 200
+            except httpx2.TransportError:
+                return False
+
+        self.process.wait_until(is_ready, f"{page} says that it is ready")
+
     def lines(self, path: str) -> list[str]:
         """The lines of a page of the debug port, sorted: the reference's have no order."""
         return sorted(self.debug.get(path).text.splitlines())
@@ -110,14 +121,15 @@ def drop_in_environment(root: Path, redis: RedisServer, **variables: str) -> dic
 
 
 @contextmanager
-def side_by_side(root: Path, redis: RedisServer, **variables: str) -> Iterator[Pair]:
-    """Both, ready, for the length of the block; `variables` come on top of the environment."""
+def side_by_side(
+    root: Path, redis: RedisServer, *, waits_for_ready: bool = True, **variables: str
+) -> Iterator[Pair]:
+    """Both for the length of the block; `variables` come on top of the environment."""
     environment = drop_in_environment(root, redis, **variables)
-    with ExitStack() as stack:
-        theirs = stack.enter_context(running_reference(environment))
-        ours = stack.enter_context(running_ours(environment))
-        for side, page in ((theirs, "/healthcheck"), (ours, "/readyz")):
-            side.process.wait_until(lambda s=side, p=page: _answers(s.http, p), "it is ready")  # type: ignore[misc]
+    with running_reference(environment) as theirs, running_ours(environment) as ours:
+        if waits_for_ready:
+            theirs.wait_until_ready("/healthcheck")
+            ours.wait_until_ready("/readyz")
         yield Pair(theirs, ours, limits_folder(root))
 
 
@@ -157,13 +169,6 @@ def _http_client(port: int) -> httpx2.Client:
     """Without connections that are kept: a server may close one just when it is used again."""
     limits = httpx2.Limits(max_keepalive_connections=0)
     return httpx2.Client(base_url=f"http://127.0.0.1:{port}", limits=limits)
-
-
-def _answers(client: httpx2.Client, path: str) -> bool:
-    try:
-        return client.get(path).status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 def request_of(domain: str, *descriptors: Sequence[tuple[str, str]], **fields: Any) -> Any:
