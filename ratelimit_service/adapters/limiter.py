@@ -88,7 +88,8 @@ class Limiter:
             self._statistics.add("call.should_rate_limit.service_error")
             raise
         if rules is not None and descriptors.domain not in rules.domains:
-            self._statistics.add_unknown_domain(descriptors.domain)
+            for _ in descriptors.descriptors:
+                self._statistics.add_unknown_domain(descriptors.domain)
         if not planned.increments:
             return self._recorded(planned, judge(planned, (), now=now))
         try:

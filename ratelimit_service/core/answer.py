@@ -18,6 +18,7 @@ from ratelimit_service.core.model import (
     Limit,
     Metadata,
     Options,
+    Override,
     Status,
 )
 from ratelimit_service.core.window import Unit
@@ -101,12 +102,23 @@ def _headers(
 def _metadata(
     descriptors: DescriptorSet, statuses: Sequence[Status], options: Options
 ) -> dict[str, Any]:
-    """What was asked, and the configured metadata of every limit that is not over."""
+    """What was asked, which quotas are used up (by index), and the configured metadata of every
+    limit that is not over. `quotaModeEnabled` is of the limits alone, not of the service's setting.
+    """
     result: dict[str, Any] = {
         "domain": descriptors.domain,
         "descriptors": [_described(descriptor) for descriptor in descriptors.descriptors],
-        "quotaModeEnabled": options.quota_mode,
+        "quotaModeEnabled": any(
+            status.limit is not None and status.limit.quota_mode for status in statuses
+        ),
     }
+    used_up = [
+        index
+        for index, status in enumerate(statuses)
+        if status.code is Code.OVER_LIMIT and is_quota(status.limit, options=options)
+    ]
+    if used_up:
+        result["quotaModeViolations"] = used_up
     if descriptors.hits_addend:
         result["hitsAddend"] = descriptors.hits_addend
     configured: dict[str, Any] = {}
@@ -123,21 +135,23 @@ def _described(descriptor: Descriptor) -> dict[str, Any]:
         "entries": [f"{entry.key}={entry.value}" for entry in descriptor.entries]
     }
     if descriptor.override is not None:
-        result["limit"] = {
-            "requestsPerUnit": descriptor.override.requests_per_unit,
-            "unit": _unit_name(descriptor.override.unit),
-        }
+        result["limit"] = _override_text(descriptor.override)
     if descriptor.hits_addend is not None:
         result["hitsAddend"] = descriptor.hits_addend
     return result
 
 
-def _unit_name(unit: int) -> str:
-    """As protobuf writes a number of an enum: its name, or the number where it has none."""
-    try:
-        return Unit(unit).name
-    except ValueError:
-        return str(unit)
+def _override_text(override: Override) -> str:
+    """The message as text, as protobuf writes it on one line; a unit that its enum doesn't name (it
+    has no WEEK) is a number.
+    """
+    fields = []
+    if override.requests_per_unit:
+        fields.append(f"requests_per_unit:{override.requests_per_unit}")
+    if override.unit:
+        has_name = override.unit in Unit.__members__.values() and override.unit != Unit.WEEK
+        fields.append(f"unit:{Unit(override.unit).name if has_name else override.unit}")
+    return " ".join(fields)
 
 
 def _merged(first: Metadata, second: Metadata) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from ratelimit_service.core.model import (
     Rules,
 )
 from ratelimit_service.core.which_limit import described
-from ratelimit_service.core.wildcard import joined
 
 KNOWN_SHOWN = 10
 """Names of a level that are told where none of them matches."""
@@ -161,7 +160,7 @@ def _level(node: Node, entry: Entry) -> tuple[dict[str, Any], Node | None]:
     """What is tried for `entry` in order, and the node that is taken."""
     ways = [
         ("value", f"{entry.key}_{entry.value}"),
-        *(("wildcard", joined(wildcard.parts)) for wildcard in node.wildcards),
+        *(("wildcard", wildcard.pattern) for wildcard in node.wildcards),
         ("key", entry.key),
     ]
     tried: list[dict[str, Any]] = []

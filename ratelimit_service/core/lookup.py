@@ -22,7 +22,7 @@ from ratelimit_service.core.model import (
     Rules,
     Wildcard,
 )
-from ratelimit_service.core.wildcard import is_match, joined
+from ratelimit_service.core.wildcard import is_match
 from ratelimit_service.core.window import Unit
 
 
@@ -93,13 +93,17 @@ def _pattern(wildcard: Wildcard, entry: Entry) -> str:
     """The pattern as a value of the entry's key. Where the key itself was matched by the `*`, or
     holds part of the value, the whole `key_value` stands for it (as in the reference).
     """
-    return joined(wildcard.parts).removeprefix(f"{entry.key}_")
+    return wildcard.pattern.removeprefix(f"{entry.key}_")
 
 
 def _statistics_key(
     match: Match, descriptor: Descriptor, *, steps: list[Step], shared: dict[int, str]
 ) -> str:
-    """`detailed_metric` shows all values, `value_to_metric` its level's, sharing the pattern."""
+    """`detailed_metric` shows all values, `value_to_metric` its level's, sharing the pattern.
+
+    An empty value is shown as `key_` with `detailed_metric`, unless some level shares: the
+    reference builds those two names in two ways.
+    """
     parts = [match.path[0]]
     is_detailed = match.limit.detailed_metric
     for index, (entry, step) in enumerate(zip(descriptor.entries, steps, strict=True)):
@@ -115,6 +119,11 @@ def _statistics_key(
             value = _pattern(step.wildcard, entry)
         parts.append(composite_key(entry.key, value))
     return ".".join(parts)
+
+
+def _pattern_of_value(wildcard: Wildcard, entry: Entry) -> str:
+    """What of the pattern stands for the value: all of it where the key has a `*`."""
+    return wildcard.pattern.removeprefix(f"{entry.key}_")
 
 
 def composite_key(key: str, value: str) -> str:

@@ -210,9 +210,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Wildcard:
-    """A configured `key_value`, split at each `*`."""
+    """A configured `key_value`, and the same split at each `*`."""
 
     parts: tuple[str, ...]
+    pattern: str
     shares_threshold: bool
     node: Node
 

@@ -70,7 +70,7 @@ class TreeBuilder:
         shares_threshold = "share_threshold" in spec.flags
         if "*" in composite:
             parts = split_pattern(composite)
-            parent.wildcards.append(Wildcard(parts, shares_threshold, node))
+            parent.wildcards.append(Wildcard(parts, composite, shares_threshold, node))
         elif shares_threshold:
             what = "share_threshold can only be used with wildcard values (containing '*')"
             self._refuse(file, spec.line, f"{what}, but found key '{composite}'")

@@ -12,11 +12,6 @@ def split_pattern(pattern: str) -> tuple[str, ...]:
     return tuple(pattern.split("*"))
 
 
-def joined(parts: tuple[str, ...]) -> str:
-    """The pattern that was split."""
-    return "*".join(parts)
-
-
 def is_match(parts: tuple[str, ...], text: str) -> bool:
     """Whether `text` holds all parts in order, the first at its start and the last at its end.
 

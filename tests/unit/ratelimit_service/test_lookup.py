@@ -141,3 +141,34 @@ def test_names_and_counters_of_odd_entries_are_the_references(
     assert match is not None
     assert match.statistics_key == shown
     assert counted_values(asked, match.shared_values) == [(entry[0], counted)]
+
+
+def test_detailed_statistics_show_an_empty_value_as_the_reference_does():
+    """`key_`, but `key` where some level shares its wildcard's counter."""
+    text = """
+domain: domain
+descriptors:
+- {key: a, descriptors: [{key: b, detailed_metric: true, rate_limit: {unit: minute}}]}
+- {key: c, value: "x*", share_threshold: true, descriptors: [
+    {key: b, detailed_metric: true, rate_limit: {unit: minute}}]}
+"""
+    found = [
+        find_limit("domain", descriptor(entry, ("b", "")), rules=rules(text))
+        for entry in (("a", ""), ("c", "x1"))
+    ]
+    assert [match and match.statistics_key for match in found] == [
+        "domain.a_.b_",
+        "domain.c_x*.b",
+    ]
+
+
+def test_a_wildcard_in_the_key_stands_for_key_and_value():
+    text = """
+domain: domain
+descriptors:
+- {key: "pa*", share_threshold: true, rate_limit: {unit: minute}}
+"""
+    match = find_limit("domain", descriptor(("path", "x")), rules=rules(text))
+    assert match is not None
+    assert match.statistics_key == "domain.path_pa*"
+    assert match.shared_values == ((0, "pa*"),)

@@ -121,11 +121,14 @@ def test_a_header_holds_no_character_that_a_header_may_not():
     assert header == ("x-rule", "shop.caf%C3%A9%0A:%20%25")
 
 
-@pytest.mark.parametrize("unit", [0, 8, 99])
-def test_a_limit_without_a_unit_in_an_unknown_domain_is_told_and_no_crash(unit: int):
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [(0, ""), (1, " unit:SECOND"), (6, " unit:YEAR"), (7, " unit:7"), (99, " unit:99")],
+)
+def test_a_limit_without_a_unit_in_an_unknown_domain_is_told_and_no_crash(unit: int, told: str):
     """Nothing is counted there, so nothing is refused; the metadata repeats what was asked."""
     asked = request(descriptor(("a", "x"), override=Override(7, unit)), domain="unknown")
     compiled = rules(LIMITS, options=Options(has_dynamic_metadata=True))
     found = decide(asked, compiled, DictionaryCounters(), 90).metadata
     assert found is not None
-    assert found["descriptors"][0]["limit"]["unit"] == ("UNKNOWN" if unit == 0 else str(unit))
+    assert found["descriptors"][0]["limit"] == f"requests_per_unit:7{told}"
