@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,13 +17,14 @@ from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
 from meshwarden.core.snapshot import Bundle, SnapshotHolder
 from ratelimit_service.adapters import http_api
-from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
+from ratelimit_service.adapters.denial_log import DenialLog
+from ratelimit_service.adapters.envoy_rls import ShouldRateLimit, decoded_json
 from ratelimit_service.adapters.limiter import Approximation, Limiter, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.redis_watch import RedisWatch
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
-from ratelimit_service.core.model import HeaderNames, Options, Rules
+from ratelimit_service.core.model import HeaderNames, Increment, Mode, Options, Outcome, Rules
 from ratelimit_service.core.over_limit_cache import OverLimitCache
 from ratelimit_service.core.tree import described_limits
 from ratelimit_service.settings import Settings
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ratelimit_service.adapters.redis_store import RedisStore
     from ratelimit_service.adapters.replicas import Replicas
 
-__all__ = ["Settings", "build", "options", "source"]
+__all__ = ["Settings", "build", "decoded_json", "options", "read_counters", "source"]
 
 
 def source(settings: Settings) -> FolderSource:
@@ -54,6 +55,8 @@ def options(settings: Settings) -> Options:
         quota_mode=answer.quota_mode,
         header_names=names if answer.headers_enabled else None,
         has_dynamic_metadata=answer.dynamic_metadata,
+        has_rule_metadata=answer.rule_metadata,
+        rule_header=answer.rule_header,
         key_format=settings.store.key_format,
         key_prefix=settings.store.key_prefix,
         stops_when_over_limit=settings.store.stops_when_over_limit,
@@ -74,6 +77,7 @@ def build(service: Service, settings: Settings) -> None:
         statistics=statistics,
         metrics=service.metrics,
         clock=counting.clock,
+        denials=_denial_log(service, settings),
     )
     configuration = _configuration(service, settings, limiter, statistics)
     configuration.load()
@@ -85,6 +89,14 @@ def build(service: Service, settings: Settings) -> None:
     service.readiness.checks["configuration"] = configuration.unready_reason
     service.readiness.details["configuration"] = configuration.status
     service.tasks.append(configuration.follow)
+
+
+def _denial_log(service: Service, settings: Settings) -> DenialLog | None:
+    if not settings.denial_log.enabled:
+        return None
+    denials = DenialLog(shows_values=settings.denial_log.shows_values, pause=asyncio.sleep)
+    service.tasks.append(denials.run)
+    return denials
 
 
 def _configuration(
@@ -134,7 +146,8 @@ def _redis_counting(service: Service, settings: Settings) -> _Counting:
     from ratelimit_service.adapters.remembering_store import RememberingStore
 
     redis = connect(settings.redis)
-    store = _redis_store(service, settings, redis)
+    store = _redis_store(settings, redis)
+    _watch(service, store)
     replicas = _replicas(service, settings, redis)
     approximation = None
     if settings.on_store_failure == "approximate":
@@ -152,13 +165,13 @@ def _redis_counting(service: Service, settings: Settings) -> _Counting:
     return _Counting(RememberingStore(store, cache), clock, approximation)
 
 
-def _redis_store(service: Service, settings: Settings, redis: Redis) -> RedisStore:
+def _redis_store(settings: Settings, redis: Redis) -> RedisStore:
     from meshwarden.adapters.redis_topology import connect
     from ratelimit_service.adapters.redis_store import Limits, RedisStore
 
     jitter_at_most = settings.store.expiration_jitter_seconds
     per_second = settings.redis_per_second
-    store = RedisStore(
+    return RedisStore(
         redis,
         limits=Limits(
             settings.redis.time_limit_seconds,
@@ -169,6 +182,9 @@ def _redis_store(service: Service, settings: Settings, redis: Redis) -> RedisSto
         monotonic=time.monotonic,
         per_second=connect(per_second) if per_second.enabled else None,
     )
+
+
+def _watch(service: Service, store: RedisStore) -> None:
     service.metrics.gauge(
         "ratelimit_store_open_breakers",
         "Redis nodes that are left alone for the moment.",
@@ -179,7 +195,20 @@ def _redis_store(service: Service, settings: Settings, redis: Redis) -> RedisSto
     service.readiness.details["store"] = watch.status
     service.tasks.append(watch.run)
     service.closers.append(store.close)
-    return store
+
+
+async def read_counters(
+    settings: Settings, increments: Sequence[Increment], *, now: int
+) -> Sequence[Outcome]:
+    """What the counters in Redis stand at; counts nothing. Raises `Unavailable`."""
+    from meshwarden.adapters.redis_topology import connect
+
+    store = _redis_store(settings, connect(settings.redis))
+    try:
+        asked = [increment._replace(hits=0) for increment in increments]
+        return await store.add(asked, mode=Mode.ALWAYS, now=now)
+    finally:
+        await store.close()
 
 
 def _replicas(service: Service, settings: Settings, redis: Redis) -> Replicas:

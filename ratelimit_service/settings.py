@@ -98,6 +98,25 @@ class AnswerSettings(Section):
     dynamic_metadata: bool = Field(
         False, description="Send the descriptors and the limits' metadata as dynamic metadata."
     )
+    rule_metadata: bool = Field(
+        False, description="Send which limits answered as dynamic metadata, under meshwarden."
+    )
+    rule_header: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9-]{0,100}$",
+        description="Response header that names the limit which decided; empty: none.",
+    )
+
+
+class DenialLogSettings(Section):
+    """Which limit was over, in the log at level info."""
+
+    enabled: bool = Field(
+        True, description="Log each limit that is over, once a second; how many more is told."
+    )
+    shows_values: bool = Field(
+        False, description="Log the client's values, too; they may be personal or secret."
+    )
 
 
 class StatisticsSettings(Section):
@@ -135,6 +154,7 @@ class Settings(ServiceSettings):
     redis: RedisSettings = RedisSettings()
     redis_per_second: PerSecondRedisSettings = PerSecondRedisSettings()
     answer: AnswerSettings = AnswerSettings()
+    denial_log: DenialLogSettings = DenialLogSettings()
     statistics: StatisticsSettings = StatisticsSettings()
     merge_domain_config: bool = Field(
         False, description="Several files may describe one domain; else that is a fault."

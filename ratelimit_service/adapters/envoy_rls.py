@@ -12,10 +12,11 @@ from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from meshwarden.adapters.grpc_server import GrpcFailure, Metadata, Method
-from meshwarden.adapters.protobuf import message_class
+from meshwarden.adapters.protobuf import message_class, pool
 from meshwarden.core.faults import InvalidInput, Unavailable
 from ratelimit_service.adapters.limiter import Limiter
 from ratelimit_service.adapters.statistics import Statistics
@@ -78,6 +79,16 @@ def decoded(request: Any) -> DescriptorSet:
         tuple([_descriptor(descriptor) for descriptor in request.descriptors]),
         request.hits_addend,
     )
+
+
+def decoded_json(content: bytes) -> DescriptorSet:
+    """A `RateLimitRequest` as protobuf JSON. Raises `InvalidInput` with the parser's words."""
+    message = message_class("envoy.service.ratelimit.v3.RateLimitRequest")()
+    try:
+        json_format.Parse(content, message, descriptor_pool=pool())
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(str(error)) from None
+    return decoded(message)
 
 
 def _descriptor(descriptor: Any) -> Descriptor:

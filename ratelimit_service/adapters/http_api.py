@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from meshwarden.adapters.protobuf import message_class, pool
+from meshwarden.adapters.protobuf import pool
 from meshwarden.adapters.side_port import Readiness
 from meshwarden.core.faults import Fault
-from ratelimit_service.adapters.envoy_rls import decoded, response
+from ratelimit_service.adapters.envoy_rls import decoded_json, response
 from ratelimit_service.adapters.limiter import Limiter
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.model import Code, Decision
@@ -34,12 +34,10 @@ def http_routes(limiter: Limiter, *, readiness: Readiness) -> list[BaseRoute]:
             told = f"the body is larger than {BODY_BYTES_AT_MOST} bytes"
             return PlainTextResponse(f"Bad Request\n{told}\n", 400)
         try:
-            message = message_class("envoy.service.ratelimit.v3.RateLimitRequest")()
-            json_format.Parse(body, message, descriptor_pool=pool())
-            decision = limiter.decide(decoded(message))
+            decision = limiter.decide(decoded_json(body))
             if not isinstance(decision, Decision):
                 decision = await decision
-        except (json_format.ParseError, UnicodeDecodeError, RecursionError, Fault) as error:
+        except Fault as error:
             return PlainTextResponse(f"Bad Request\n{error}\n", 400)
         text = json_format.MessageToJson(response(decision), indent=None, descriptor_pool=pool())
         status = 429 if decision.code is Code.OVER_LIMIT else 200

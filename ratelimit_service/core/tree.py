@@ -53,7 +53,9 @@ class TreeBuilder:
                 continue
             node = Node(
                 value_to_metric="value_to_metric" in spec.flags,
-                has_plain_path=parent.has_plain_path and not spec.flags & _ASKING_FOR_VALUES,
+                has_plain_path=parent.has_plain_path
+                and not spec.flags & _ASKING_FOR_VALUES
+                and not ("*" in composite or composite.endswith("_")),
             )
             if spec.rate_limit is not None:
                 limit = self._limit(spec, spec.rate_limit, path=here, file=file)
@@ -68,7 +70,7 @@ class TreeBuilder:
         shares_threshold = "share_threshold" in spec.flags
         if "*" in composite:
             parts = split_pattern(composite)
-            parent.wildcards.append(Wildcard(parts, spec.value, shares_threshold, node))
+            parent.wildcards.append(Wildcard(parts, composite, shares_threshold, node))
         elif shares_threshold:
             what = "share_threshold can only be used with wildcard values (containing '*')"
             self._refuse(file, spec.line, f"{what}, but found key '{composite}'")
