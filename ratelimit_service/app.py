@@ -16,6 +16,7 @@ from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
 from meshwarden.core.snapshot import Bundle, SnapshotHolder
+from ratelimit_service import app_statistics
 from ratelimit_service.adapters import http_api
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
 from ratelimit_service.adapters.limiter import Approximation, Limiter, Store
@@ -25,7 +26,7 @@ from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
 from ratelimit_service.core.over_limit_cache import OverLimitCache
-from ratelimit_service.core.tree import described_limits
+from ratelimit_service.core.tree import configured_limits, described_limits
 from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,11 +63,8 @@ def options(settings: Settings) -> Options:
 
 def build(service: Service, settings: Settings) -> None:
     """Add the parts of ratelimit_service to `service`."""
-    statistics = Statistics(
-        near_limit_ratio=settings.statistics.near_limit_ratio,
-        names_at_most=settings.statistics.names_at_most,
-    )
-    counting = _counting(service, settings)
+    statistics = app_statistics.counted(service, settings)
+    counting = _counting(service, settings, statistics)
     limiter = Limiter(
         counting.store,
         on_store_failure=settings.on_store_failure,
@@ -77,10 +75,11 @@ def build(service: Service, settings: Settings) -> None:
     )
     configuration = _configuration(service, settings, limiter, statistics)
     configuration.load()
-    service.methods.append(ShouldRateLimit(limiter, statistics=statistics).method())
+    service.methods.append(ShouldRateLimit(limiter).method())
     service.health_names += ["ratelimit", "envoy.service.ratelimit.v3.RateLimitService"]
     service.routes += http_api.http_routes(limiter, readiness=service.readiness)
-    debug_routes = http_api.debug_routes(limiter, statistics=statistics)
+    reading = app_statistics.add_outputs(service, settings, statistics)
+    debug_routes = http_api.debug_routes(limiter, statistics=reading)
     service.further_http.append((settings.debug.host, settings.debug.port, debug_routes))
     service.readiness.checks["configuration"] = configuration.unready_reason
     service.readiness.details["configuration"] = configuration.status
@@ -92,6 +91,7 @@ def _configuration(
 ) -> Configuration[Rules]:
     def apply(rules: Rules) -> None:
         limiter.rules = rules
+        statistics.keep(configured_limits(rules.domains.values()))
 
     return Configuration(
         SnapshotHolder(_Compiler(settings, statistics).compiled),
@@ -114,11 +114,11 @@ class _Counting:
     approximation: Approximation | None = None
 
 
-def _counting(service: Service, settings: Settings) -> _Counting:
+def _counting(service: Service, settings: Settings, statistics: Statistics) -> _Counting:
     """The store that the settings ask for; its watch and its metrics are added to `service`."""
     if settings.store.kind == "memory":
         return _Counting(_memory(service, settings))
-    return _redis_counting(service, settings)
+    return _redis_counting(service, settings, statistics)
 
 
 def _memory(service: Service, settings: Settings) -> MemoryStore:
@@ -129,12 +129,12 @@ def _memory(service: Service, settings: Settings) -> MemoryStore:
     return memory
 
 
-def _redis_counting(service: Service, settings: Settings) -> _Counting:
+def _redis_counting(service: Service, settings: Settings, statistics: Statistics) -> _Counting:
     from meshwarden.adapters.redis_topology import connect
     from ratelimit_service.adapters.remembering_store import RememberingStore
 
     redis = connect(settings.redis)
-    store = _redis_store(service, settings, redis)
+    store = _redis_store(service, settings, redis, statistics=statistics)
     replicas = _replicas(service, settings, redis)
     approximation = None
     if settings.on_store_failure == "approximate":
@@ -144,6 +144,7 @@ def _redis_counting(service: Service, settings: Settings) -> _Counting:
     if not cache_bytes:
         return _Counting(store, clock, approximation)
     cache = OverLimitCache(bytes_at_most=cache_bytes)
+    app_statistics.watch_cache(statistics, cache)
     service.metrics.gauge(
         "ratelimit_over_limit_cache_entries",
         "Counters remembered to be over their limit.",
@@ -152,12 +153,18 @@ def _redis_counting(service: Service, settings: Settings) -> _Counting:
     return _Counting(RememberingStore(store, cache), clock, approximation)
 
 
-def _redis_store(service: Service, settings: Settings, redis: Redis) -> RedisStore:
+def _redis_store(
+    service: Service, settings: Settings, redis: Redis, *, statistics: Statistics
+) -> RedisStore:
     from meshwarden.adapters.redis_topology import connect
     from ratelimit_service.adapters.redis_store import Limits, RedisStore
 
     jitter_at_most = settings.store.expiration_jitter_seconds
-    per_second = settings.redis_per_second
+    app_statistics.watch_redis(statistics, "redis_pool", redis)
+    per_second = None
+    if settings.redis_per_second.enabled:
+        per_second = connect(settings.redis_per_second)
+        app_statistics.watch_redis(statistics, "redis_per_second_pool", per_second)
     store = RedisStore(
         redis,
         limits=Limits(
@@ -167,7 +174,7 @@ def _redis_store(service: Service, settings: Settings, redis: Redis) -> RedisSto
         ),
         jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
         monotonic=time.monotonic,
-        per_second=connect(per_second) if per_second.enabled else None,
+        per_second=per_second,
     )
     service.metrics.gauge(
         "ratelimit_store_open_breakers",

@@ -95,6 +95,9 @@ def _statistics_key(
         )
         if not shows_value:
             parts.append(match.path[index + 1])
+        elif match.limit.detailed_metric and not shared:
+            # An empty value leaves its `_`, here alone: so the reference names it.
+            parts.append(f"{entry.key}_{entry.value}")
         else:
             parts.append(composite_key(entry.key, shared.get(index, entry.value)))
     return ".".join(parts)

@@ -165,3 +165,14 @@ descriptors:
     match = find_limit("domain", descriptor(("a", "xyz"), ("b", "1")), rules=rules(text))
     assert match is not None
     assert match.statistics_key == "domain.a_x*.b_1"
+
+
+@pytest.mark.parametrize(
+    ("flag", "shown"), [("detailed_metric", "domain.a_"), ("value_to_metric", "domain.a")]
+)
+def test_an_empty_value_leaves_its_mark_in_detailed_statistics_alone(flag: str, shown: str):
+    """As seen on the real one."""
+    text = f"domain: domain\ndescriptors: [{{key: a, {flag}: true, rate_limit: {{unit: minute}}}}]"
+    match = find_limit("domain", descriptor(("a", "")), rules=rules(text))
+    assert match is not None
+    assert match.statistics_key == shown
