@@ -16,6 +16,7 @@ from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
 from meshwarden.core.snapshot import Bundle, SnapshotHolder
+from ratelimit_service import app_statistics
 from ratelimit_service.adapters import http_api
 from ratelimit_service.adapters.denial_log import DenialLog
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit, decoded_json
@@ -26,7 +27,7 @@ from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Increment, Mode, Options, Outcome, Rules
 from ratelimit_service.core.over_limit_cache import OverLimitCache
-from ratelimit_service.core.tree import described_limits
+from ratelimit_service.core.tree import configured_limits, described_limits
 from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,11 +66,8 @@ def options(settings: Settings) -> Options:
 
 def build(service: Service, settings: Settings) -> None:
     """Add the parts of ratelimit_service to `service`."""
-    statistics = Statistics(
-        near_limit_ratio=settings.statistics.near_limit_ratio,
-        names_at_most=settings.statistics.names_at_most,
-    )
-    counting = _counting(service, settings)
+    statistics = app_statistics.counted(service, settings)
+    counting = _counting(service, settings, statistics)
     limiter = Limiter(
         counting.store,
         on_store_failure=settings.on_store_failure,
@@ -81,10 +79,11 @@ def build(service: Service, settings: Settings) -> None:
     )
     configuration = _configuration(service, settings, limiter, statistics)
     configuration.load()
-    service.methods.append(ShouldRateLimit(limiter, statistics=statistics).method())
+    service.methods.append(ShouldRateLimit(limiter).method())
     service.health_names += ["ratelimit", "envoy.service.ratelimit.v3.RateLimitService"]
     service.routes += http_api.http_routes(limiter, readiness=service.readiness)
-    debug_routes = http_api.debug_routes(limiter, statistics=statistics)
+    reading = app_statistics.add_outputs(service, settings, statistics)
+    debug_routes = http_api.debug_routes(limiter, statistics=reading)
     service.further_http.append((settings.debug.host, settings.debug.port, debug_routes))
     service.readiness.checks["configuration"] = configuration.unready_reason
     service.readiness.details["configuration"] = configuration.status
@@ -104,6 +103,7 @@ def _configuration(
 ) -> Configuration[Rules]:
     def apply(rules: Rules) -> None:
         limiter.rules = rules
+        statistics.keep(configured_limits(rules.domains.values()))
 
     return Configuration(
         SnapshotHolder(_Compiler(settings, statistics).compiled),
@@ -126,11 +126,11 @@ class _Counting:
     approximation: Approximation | None = None
 
 
-def _counting(service: Service, settings: Settings) -> _Counting:
+def _counting(service: Service, settings: Settings, statistics: Statistics) -> _Counting:
     """The store that the settings ask for; its watch and its metrics are added to `service`."""
     if settings.store.kind == "memory":
         return _Counting(_memory(service, settings))
-    return _redis_counting(service, settings)
+    return _redis_counting(service, settings, statistics)
 
 
 def _memory(service: Service, settings: Settings) -> MemoryStore:
@@ -141,12 +141,16 @@ def _memory(service: Service, settings: Settings) -> MemoryStore:
     return memory
 
 
-def _redis_counting(service: Service, settings: Settings) -> _Counting:
+def _redis_counting(service: Service, settings: Settings, statistics: Statistics) -> _Counting:
     from meshwarden.adapters.redis_topology import connect
     from ratelimit_service.adapters.remembering_store import RememberingStore
 
     redis = connect(settings.redis)
-    store = _redis_store(settings, redis)
+    per_second = _per_second(settings)
+    app_statistics.watch_redis(statistics, "redis_pool", redis)
+    if per_second is not None:
+        app_statistics.watch_redis(statistics, "redis_per_second_pool", per_second)
+    store = _redis_store(settings, redis, per_second)
     _watch(service, store)
     replicas = _replicas(service, settings, redis)
     approximation = None
@@ -157,6 +161,7 @@ def _redis_counting(service: Service, settings: Settings) -> _Counting:
     if not cache_bytes:
         return _Counting(store, clock, approximation)
     cache = OverLimitCache(bytes_at_most=cache_bytes)
+    app_statistics.watch_cache(statistics, cache)
     service.metrics.gauge(
         "ratelimit_over_limit_cache_entries",
         "Counters remembered to be over their limit.",
@@ -165,12 +170,16 @@ def _redis_counting(service: Service, settings: Settings) -> _Counting:
     return _Counting(RememberingStore(store, cache), clock, approximation)
 
 
-def _redis_store(settings: Settings, redis: Redis) -> RedisStore:
+def _per_second(settings: Settings) -> Redis | None:
     from meshwarden.adapters.redis_topology import connect
+
+    return connect(settings.redis_per_second) if settings.redis_per_second.enabled else None
+
+
+def _redis_store(settings: Settings, redis: Redis, per_second: Redis | None) -> RedisStore:
     from ratelimit_service.adapters.redis_store import Limits, RedisStore
 
     jitter_at_most = settings.store.expiration_jitter_seconds
-    per_second = settings.redis_per_second
     return RedisStore(
         redis,
         limits=Limits(
@@ -180,7 +189,7 @@ def _redis_store(settings: Settings, redis: Redis) -> RedisStore:
         ),
         jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
         monotonic=time.monotonic,
-        per_second=connect(per_second) if per_second.enabled else None,
+        per_second=per_second,
     )
 
 
@@ -203,7 +212,7 @@ async def read_counters(
     """What the counters in Redis stand at; counts nothing. Raises `Unavailable`."""
     from meshwarden.adapters.redis_topology import connect
 
-    store = _redis_store(settings, connect(settings.redis))
+    store = _redis_store(settings, connect(settings.redis), _per_second(settings))
     try:
         asked = [increment._replace(hits=0) for increment in increments]
         return await store.add(asked, mode=Mode.ALWAYS, now=now)

@@ -6,11 +6,13 @@ in precedence.
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from meshwarden.adapters.durations import Seconds
 from meshwarden.adapters.redis_settings import RedisSettings
 from meshwarden.adapters.settings import (
     GrpcSettings,
@@ -20,6 +22,30 @@ from meshwarden.adapters.settings import (
     ServiceSettings,
 )
 from ratelimit_service.adapters.reference_environment import ReferenceEnvironment
+from ratelimit_service.core.statsd_lines import parse_tags
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of `host:port`, as Go writes it: `:9090` means every address.
+
+    Raises `ValueError`.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be host:port, or :port")
+    return host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port)
+
+
+def checked_address(text: str) -> str:
+    """`text`, which `parse_address` can read."""
+    parse_address(text)
+    return text
+
+
+def checked_tags(text: str) -> str:
+    """`text`, which `parse_tags` can read."""
+    parse_tags(text)
+    return text
 
 
 class StoreSettings(Section):
@@ -119,15 +145,74 @@ class DenialLogSettings(Section):
     )
 
 
-class StatisticsSettings(Section):
-    """What `/stats` shows."""
+class StatsdSettings(Section):
+    """Where lines of statsd go, DogStatsD's, too."""
 
+    enabled: bool = Field(False, description="Send statistics to statsd, as gostats writes them.")
+    host: str = Field("localhost", description="Host of statsd, or of DogStatsD.")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(8125, description="Its port.")
+    protocol: Literal["tcp", "udp"] = Field(
+        "tcp", description="How statsd is reached; DogStatsD takes datagrams."
+    )
+
+
+class DogstatsdSettings(Section):
+    """DogStatsD in place of statsd."""
+
+    enabled: bool = Field(False, description="Send statistics to DogStatsD.")
+    mogrifiers: str = Field(
+        "",
+        description="Names of mogrifiers, comma-separated; of each the variables "
+        "DOG_STATSD_MOGRIFIER_NAME_PATTERN, _NAME and _TAGS say the rest.",
+    )
+
+
+class PrometheusSettings(Section):
+    """The reference's statistics for Prometheus; our own metrics are at /metrics of http.port."""
+
+    enabled: bool = Field(False, description="Serve the statistics to Prometheus.")
+    address: Annotated[str, AfterValidator(checked_address)] = Field(
+        ":9090", description="host:port of the page; without a host all addresses."
+    )
+    path: str = Field("/metrics", pattern="^/", description="Path of the page.")
+    mapper_file: Path | None = Field(
+        None, description="statsd_exporter's mapping in place of the reference's default."
+    )
+
+
+class StatisticsSettings(Section):
+    """What is counted under the reference's names, and where it goes."""
+
+    disabled: bool = Field(False, description="Send no statistics anywhere; /stats is there.")
     near_limit_ratio: float = Field(
         0.8, ge=0, le=1, description="Hits above this share of a limit are near it."
     )
     names_at_most: int = Field(
-        10_000, ge=1, le=1_000_000, description="Limits listed; beyond them none is added."
+        10_000,
+        ge=2,
+        le=1_000_000,
+        description="Names made from requests; the one idle longest makes room. Configured limits "
+        "stay.",
     )
+    extra_tags: Annotated[str, AfterValidator(checked_tags)] = Field(
+        "", description="Tags of every statistic: name:value,name:value."
+    )
+    flush_interval_seconds: Seconds = Field(
+        10, gt=0, le=3600, description="Statistics are sent this often."
+    )
+    logged: bool = Field(
+        False, description="Write the statistics to standard error, as the reference does alone."
+    )
+    statsd: StatsdSettings = StatsdSettings()
+    dogstatsd: DogstatsdSettings = DogstatsdSettings()
+    prometheus: PrometheusSettings = PrometheusSettings()
+
+    @model_validator(mode="after")
+    def require_one_way_to_push(self) -> StatisticsSettings:
+        """What one way has taken, another can't send."""
+        if not self.disabled and self.statsd.enabled + self.dogstatsd.enabled + self.logged > 1:
+            raise ValueError("only one of statsd, dogstatsd and logged can be on")
+        return self
 
 
 class DebugSettings(Section):
@@ -161,7 +246,11 @@ class Settings(ServiceSettings):
     )
 
     def addresses(self) -> list[tuple[str, int]]:
-        return [*super().addresses(), (self.debug.host, self.debug.port)]
+        found = [*super().addresses(), (self.debug.host, self.debug.port)]
+        statistics = self.statistics
+        if statistics.prometheus.enabled and not statistics.disabled:
+            found.append(parse_address(statistics.prometheus.address))
+        return found
 
     @model_validator(mode="after")
     def require_a_shared_store(self) -> Settings:

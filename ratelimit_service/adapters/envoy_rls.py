@@ -19,7 +19,6 @@ from meshwarden.adapters.grpc_server import GrpcFailure, Metadata, Method
 from meshwarden.adapters.protobuf import message_class, pool
 from meshwarden.core.faults import InvalidInput, Unavailable
 from ratelimit_service.adapters.limiter import Limiter
-from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.model import (
     Decision,
     Descriptor,
@@ -40,9 +39,8 @@ _Shown = tuple[int, int, int, str, int, int]
 class ShouldRateLimit:
     """The gRPC method."""
 
-    def __init__(self, limiter: Limiter, *, statistics: Statistics) -> None:
+    def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._statistics = statistics
         self._request = message_class("envoy.service.ratelimit.v3.RateLimitRequest")
 
     def method(self) -> Method:
@@ -52,7 +50,6 @@ class ShouldRateLimit:
     def answer(self, message: bytes, metadata: Metadata) -> bytes | Awaitable[bytes]:
         """The response to one request. Raises `GrpcFailure` or `InvalidInput`."""
         del metadata
-        self._statistics.add_request()
         try:
             request = self._request.FromString(message)
         except DecodeError:

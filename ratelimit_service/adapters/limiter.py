@@ -88,8 +88,9 @@ class Limiter:
             self._statistics.add("call.should_rate_limit.service_error")
             raise
         if rules is not None and descriptors.domain not in rules.domains:
-            for _ in descriptors.descriptors:
-                self._statistics.add_unknown_domain(descriptors.domain)
+            self._statistics.add_unknown_domain(
+                descriptors.domain, descriptors=len(descriptors.descriptors)
+            )
         if not planned.increments:
             return self._recorded(planned, judge(planned, (), now=now))
         try:
@@ -115,10 +116,11 @@ class Limiter:
         if now >= self._logged_at + LOG_INTERVAL_SECONDS:
             self._logged_at = now
             logger().error("store_failed", answer=answer, reason=str(fault))
+        if answer != "error" and self._approximation is not None:
+            return self._approximated(planned, self._approximation, now=now)
+        self._statistics.record_uncounted(planned.matches, planned.increments)
         if answer == "error":
             raise fault
-        if self._approximation is not None:
-            return self._approximated(planned, self._approximation, now=now)
         decision = judge_uncounted(planned, is_over=answer == "deny", now=now)
         self._decisions.add(decision.code.name)
         return decision

@@ -151,7 +151,10 @@ Outcome = int | LeftOut
 
 
 class Count(NamedTuple):
-    """What counting did, for statistics; `hits` is negative where hits were given back."""
+    """What counting did, for statistics; `hits` is negative where hits were given back.
+
+    Of an unlimited rule, which counts nowhere else, it is in a status without a limit.
+    """
 
     statistics_key: str
     hits: int
