@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
-from meshwarden.adapters.configuration import Configuration
+from meshwarden.adapters.configuration import Configuration, Source
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
-from meshwarden.core.snapshot import Bundle, SnapshotHolder
+from meshwarden.core.snapshot import Bundle, Outcome, Refused, SnapshotHolder
 from ratelimit_service.adapters import http_api
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
 from ratelimit_service.adapters.limiter import Limiter, Store
@@ -21,6 +24,11 @@ from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
 from ratelimit_service.core.tree import described_limits
 from ratelimit_service.settings import Settings
+
+if TYPE_CHECKING:
+    from meshwarden.adapters.ads_source import AdsSource
+
+Compiler = Callable[[Bundle], Rules]
 
 __all__ = ["Settings", "build", "options", "source"]
 
@@ -65,14 +73,7 @@ def build(service: Service, settings: Settings) -> None:
     def apply(rules: Rules) -> None:
         limiter.rules = rules
 
-    configuration = Configuration(
-        SnapshotHolder(_Compiler(settings, statistics).compiled),
-        source(settings),
-        apply=apply,
-        counts=_counts,
-        metrics=service.metrics,
-        resync_seconds=settings.configuration.resync_seconds,
-    )
+    configuration = _configuration(service, settings, statistics, apply=apply)
     configuration.load()
     service.methods.append(ShouldRateLimit(limiter, statistics=statistics).method())
     service.health_names += ["ratelimit", "envoy.service.ratelimit.v3.RateLimitService"]
@@ -114,21 +115,75 @@ def _counts(rules: Rules) -> dict[str, int]:
     return {"domains": len(rules.domains), "limits": len(limits)}
 
 
-class _Compiler:
-    """Compiles bundles, and counts each version once as the reference counts its loads."""
+def _configuration(
+    service: Service,
+    settings: Settings,
+    statistics: Statistics,
+    *,
+    apply: Callable[[Rules], None],
+) -> Configuration[Rules]:
+    """The way from the folder, or from the stream, to the rules."""
+    found: Source
+    if settings.configuration.source == "xds":
+        compiler, found = _from_stream(service, settings, statistics)
+    else:
+        compiler = _counted(_compiler(compile_limits, settings), statistics)
+        found = source(settings)
+    return Configuration(
+        SnapshotHolder(compiler),
+        found,
+        apply=apply,
+        counts=_counts,
+        metrics=service.metrics,
+        resync_seconds=settings.configuration.resync_seconds,
+    )
 
-    def __init__(self, settings: Settings, statistics: Statistics) -> None:
-        self._options = options(settings)
-        self._merges_domains = settings.merge_domain_config
-        self._statistics = statistics
 
-    def compiled(self, bundle: Bundle) -> Rules:
+def _compiler(compile_bundle: Callable[..., Rules], settings: Settings) -> Compiler:
+    return partial(
+        compile_bundle, merges_domains=settings.merge_domain_config, options=options(settings)
+    )
+
+
+def _counted(compile_bundle: Compiler, statistics: Statistics) -> Compiler:
+    """Counts each version of the files once, as the reference counts its loads."""
+
+    def compiled(bundle: Bundle) -> Rules:
         try:
-            rules = compile_limits(
-                bundle, merges_domains=self._merges_domains, options=self._options
-            )
+            rules = compile_bundle(bundle)
         except InvalidInput:
-            self._statistics.add("config_load_error")
+            statistics.add("config_load_error")
             raise
-        self._statistics.add("config_load_success")
+        statistics.add("config_load_success")
         return rules
+
+    return compiled
+
+
+def _from_stream(
+    service: Service, settings: Settings, statistics: Statistics
+) -> tuple[Compiler, AdsSource]:
+    """The ADS server's limits, each response counted as the reference counts it: not at all where
+    a resource can't be read.
+    """
+    from meshwarden.adapters.ads_channel import ads_credentials
+    from meshwarden.adapters.ads_source import AdsSource
+    from ratelimit_service.adapters import rate_limit_config
+
+    def told(bundle: Bundle, outcome: Outcome) -> None:
+        if not bundle.unreadable:
+            is_refused = isinstance(outcome, Refused)
+            statistics.add("config_load_error" if is_refused else "config_load_success")
+
+    if settings.xds.tls:
+        ads_credentials(settings.xds)
+    stream = AdsSource(
+        settings.xds,
+        type_url=rate_limit_config.TYPE_URL,
+        bundle_of=rate_limit_config.bundle_of,
+        metrics=service.metrics,
+        chance=random.random,
+        told=told,
+    )
+    service.readiness.details["configuration_stream"] = stream.status
+    return _compiler(rate_limit_config.compile_discovered, settings), stream

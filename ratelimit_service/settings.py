@@ -6,14 +6,16 @@ in precedence.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from meshwarden.adapters.ads_settings import AdsSettings
+from meshwarden.adapters.durations import Seconds
 from meshwarden.adapters.redis_url import RedisUrl
 from meshwarden.adapters.settings import (
+    ConfigurationSettings,
     GrpcSettings,
     HttpSettings,
     Port,
@@ -21,16 +23,6 @@ from meshwarden.adapters.settings import (
     ServiceSettings,
 )
 from ratelimit_service.adapters.reference_environment import ReferenceEnvironment
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_seconds(value: object) -> object:
-    """Seconds from a number, or from a duration as Go writes it, such as `100ms` or `1m30s`."""
-    if not isinstance(value, str) or not re.fullmatch(rf"(?:{_DURATION.pattern})+", value):
-        return value
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value))
 
 
 class StoreSettings(Section):
@@ -65,7 +57,7 @@ class RedisSettings(Section):
         "redis://127.0.0.1:6379", description="URL, host:port, or path of a socket."
     )
     auth: SecretStr = Field(SecretStr(""), description="Password, or user:password.")
-    time_limit_seconds: Annotated[float, BeforeValidator(parse_seconds)] = Field(
+    time_limit_seconds: Seconds = Field(
         0.1, gt=0, le=60, description="A request waits this long for Redis, connecting included."
     )
 
@@ -99,6 +91,14 @@ class StatisticsSettings(Section):
     )
 
 
+class LimitSourceSettings(ConfigurationSettings):
+    """Where limits come from."""
+
+    source: Literal["folder", "xds"] = Field(
+        "folder", description="folder: its files; xds: the ADS server of the settings xds.*."
+    )
+
+
 class DebugSettings(Section):
     """The debug port."""
 
@@ -114,6 +114,8 @@ class Settings(ServiceSettings):
     grpc: GrpcSettings = GrpcSettings(port=8081, streaming_port=8083)
     http: HttpSettings = HttpSettings(port=8080)
     debug: DebugSettings = DebugSettings()
+    configuration: LimitSourceSettings = LimitSourceSettings()
+    xds: AdsSettings = AdsSettings()
     store: StoreSettings = StoreSettings()
     on_store_failure: Literal["error", "allow", "deny"] = Field(
         "error",

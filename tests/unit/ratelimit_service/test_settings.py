@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from meshwarden.adapters.durations import parse_seconds
 from meshwarden.adapters.redis_url import parse_redis_url
 from meshwarden.adapters.settings import load
 from meshwarden.core.faults import Misconfigured
 from ratelimit_service.adapters.reference_environment import SETTINGS
 from ratelimit_service.app import options, source
-from ratelimit_service.settings import Settings, parse_seconds
+from ratelimit_service.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,229 @@
+"""Configuration from a stream: an ADS client, state of the world, of one type of resource.
+
+    connect -> request -> response -> bundle -> accepted: ACK, the version is ours
+       ^                                     -> refused: NACK with the reasons, the version stays
+       +-- wait -- any failure
+
+Each response holds all resources there are. What they mean, `bundle_of` says, which its service
+brings along. While the server is away the last good configuration serves, however old; the first
+one is waited for. Source: xDS protocol, `envoy.service.discovery.v3.AggregatedDiscoveryService`.
+Known weakness: a response of a type that was not asked for is refused as if it had been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Literal
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from meshwarden.adapters.ads_channel import ads_channel
+from meshwarden.adapters.ads_settings import AdsSettings
+from meshwarden.adapters.logs import logger
+from meshwarden.adapters.protobuf import message_class
+from meshwarden.adapters.telemetry import Metrics
+from meshwarden.core.faults import Misconfigured, Problem, Unavailable
+from meshwarden.core.snapshot import Bundle, Outcome, Refused
+
+METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+PROBLEMS_TOLD_AT_MOST = 50
+FAILURE_CHARACTERS_AT_MOST = 500
+
+BundleOf = Callable[[Sequence[Any]], Bundle]
+"""The bundle of a response's resources (`google.protobuf.Any`); what can't be read is listed in
+it.
+"""
+
+
+class StreamFailure(Unavailable):
+    """The stream can't be had, or ended; `stage` says how far it had come."""
+
+    def __init__(self, stage: Literal["connect", "stream", "message"], what: str) -> None:
+        super().__init__(what[:FAILURE_CHARACTERS_AT_MOST])
+        self.stage = stage
+
+
+class AdsSource:
+    """The resources of type `type_url`; `told` hears what became of each bundle, `chance` gives
+    numbers from 0 up to 1.
+    """
+
+    def __init__(
+        self,
+        settings: AdsSettings,
+        *,
+        type_url: str,
+        bundle_of: BundleOf,
+        metrics: Metrics,
+        chance: Callable[[], float],
+        told: Callable[[Bundle, Outcome], None] = lambda _bundle, _outcome: None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._settings = settings
+        self._type_url = type_url
+        self._bundle_of = bundle_of
+        self._told = told
+        self._chance = chance
+        self._pause = pause
+        self._backoff = settings.backoff_rule()
+        self._outcome: Outcome | None = None
+        self._version = ""
+        self._is_open = False
+        self._failure: StreamFailure | None = None
+        self._answers = metrics.tally(
+            "configuration_stream_answers",
+            "Responses of the ADS server, by our answer.",
+            ["answer"],
+        )
+        self._failures = metrics.tally(
+            "configuration_stream_failures",
+            "Streams that ended or could not be had, by how far they came.",
+            ["stage"],
+        )
+        metrics.gauge(
+            "configuration_stream_is_open",
+            "1 while the ADS server is connected.",
+            lambda: float(self._is_open),
+            across_workers="livemin",
+        )
+
+    def read(self) -> None:
+        """Nothing can be had without waiting."""
+
+    def answered(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def status(self) -> dict[str, object]:
+        """How the stream is, for `/readyz?verbose`."""
+        return {
+            "server": self._settings.server,
+            "is_open": self._is_open,
+            "version": self._version or None,
+            "failure": None if self._failure is None else str(self._failure),
+        }
+
+    async def changes(self, resync_seconds: float) -> AsyncGenerator[Bundle]:
+        """A bundle for each response, for ever; `resync_seconds` means nothing to a stream."""
+        del resync_seconds
+        failures = 0
+        while True:
+            try:
+                async with aclosing(self._stream()) as bundles:
+                    async for bundle in bundles:
+                        failures = 0
+                        yield bundle
+            except StreamFailure as failure:
+                self._tell(failure)
+                failures += 1
+                await self._pause(self._wait(failure, failures))
+
+    def _wait(self, failure: StreamFailure, failures: int) -> float:
+        """Seconds: about the same while the server is away, longer each time for one that is there
+        and fails.
+        """
+        if failure.stage == "connect":
+            return self._settings.connect_retry_seconds * (0.5 + self._chance())
+        return self._backoff.seconds(failures, chance=self._chance())
+
+    async def _stream(self) -> AsyncGenerator[Bundle]:
+        """The bundles of one connection. Raises `StreamFailure` at its end."""
+        try:
+            channel = ads_channel(self._settings)
+        except Misconfigured as fault:
+            raise StreamFailure("connect", str(fault)) from None
+        try:
+            call = channel.stream_stream(METHOD)(metadata=self._settings.header_pairs())
+            await self._open(call, channel)
+            request = self._request()
+            while True:
+                response = await _exchange(call, request, channel)
+                bundle = self._bundle(response)
+                self._outcome = None
+                yield bundle
+                request = self._answer(response, bundle)
+        finally:
+            self._is_open = False
+            await channel.close()
+
+    async def _open(self, call: Any, channel: Any) -> None:
+        limit = self._settings.connect_time_limit_seconds
+        try:
+            async with asyncio.timeout(limit):
+                await call.wait_for_connection()
+        except TimeoutError:
+            raise StreamFailure("connect", f"no connection within {limit} s") from None
+        except aio.AioRpcError as error:
+            raise _failure(error, channel) from None
+        self._is_open = True
+        self._failure = None
+        logger().info("configuration_stream_open", server=self._settings.server)
+
+    def _bundle(self, response: Any) -> Bundle:
+        if response.type_url not in ("", self._type_url):
+            what = f"unexpected type URL '{response.type_url}', want '{self._type_url}'"
+            return Bundle({}, (Problem("", 0, what),))
+        return self._bundle_of(response.resources)
+
+    def _answer(self, response: Any, bundle: Bundle) -> Any:
+        """The ACK or NACK of `response`, by what became of `bundle`."""
+        if self._outcome is None:
+            raise AssertionError("nobody said what became of the bundle")
+        self._told(bundle, self._outcome)
+        request = None
+        if isinstance(self._outcome, Refused):
+            problems = self._outcome.problems[:PROBLEMS_TOLD_AT_MOST]
+            request = self._request(response.nonce)
+            request.error_detail.code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+            request.error_detail.message = "\n".join(str(problem) for problem in problems)
+            self._answers.add("nack")
+            return request
+        self._version = response.version_info
+        self._answers.add("ack")
+        return self._request(response.nonce)
+
+    def _request(self, nonce: str = "") -> Any:
+        request = message_class("envoy.service.discovery.v3.DiscoveryRequest")(
+            version_info=self._version, type_url=self._type_url, response_nonce=nonce
+        )
+        request.node.id = self._settings.node_id
+        request.node.metadata.update(self._settings.metadata_pairs())
+        return request
+
+    def _tell(self, failure: StreamFailure) -> None:
+        """Count each failure; log the first, and each that differs from the one before."""
+        self._failures.add(failure.stage)
+        if self._failure is None or str(self._failure) != str(failure):
+            logger().warning(
+                "configuration_stream_failed",
+                server=self._settings.server,
+                stage=failure.stage,
+                reason=str(failure),
+            )
+        self._failure = failure
+
+
+async def _exchange(call: Any, request: Any, channel: Any) -> Any:
+    """Send `request`, and wait for the next response. Raises `StreamFailure`."""
+    try:
+        await call.write(request.SerializeToString())
+        message = await call.read()
+        if message is aio.EOF:
+            raise StreamFailure("stream", f"the server ended the stream: {await call.details()}")
+    except aio.AioRpcError as error:
+        raise _failure(error, channel) from None
+    except asyncio.InvalidStateError:
+        raise StreamFailure("stream", f"the stream ended: {await call.details()}") from None
+    try:
+        return message_class("envoy.service.discovery.v3.DiscoveryResponse").FromString(message)
+    except DecodeError:
+        raise StreamFailure("message", "what came is not a DiscoveryResponse") from None
+
+
+def _failure(error: aio.AioRpcError, channel: Any) -> StreamFailure:
+    is_away = channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+    what = f"{error.code().name}: {error.details()}"
+    return StreamFailure("connect" if is_away else "stream", what)
