@@ -19,11 +19,14 @@ def ads_channel(settings: AdsSettings) -> Any:
     A new channel takes no part in another's waiting, and a certificate that was renewed is shown
     from the next connection on.
     """
+    probe_milliseconds = int(settings.keepalive_time_limit_seconds * 1000)
     options: list[tuple[str, int | str]] = [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", settings.message_bytes_at_most or GRPC_MESSAGE_BYTES),
         ("grpc.keepalive_time_ms", int(settings.keepalive_interval_seconds * 1000)),
-        ("grpc.keepalive_timeout_ms", int(settings.keepalive_time_limit_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", probe_milliseconds),
+        # A probe is a ping, too, whose own limit is a minute otherwise (tried, gRPC 1.85).
+        ("grpc.http2.ping_timeout_ms", probe_milliseconds),
         # A server that has nothing new is silent for days; probes go on all the same.
         ("grpc.http2.max_pings_without_data", 0),
     ]

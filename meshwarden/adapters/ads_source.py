@@ -118,7 +118,7 @@ class AdsSource:
                         yield bundle
             except StreamFailure as failure:
                 self._tell(failure)
-                failures += 1
+                failures += failure.stage != "connect"
                 await self._pause(self._wait(failure, failures))
 
     def _wait(self, failure: StreamFailure, failures: int) -> float:
@@ -141,6 +141,9 @@ class AdsSource:
             request = self._request()
             while True:
                 response = await _exchange(call, request, channel)
+                if self._failure is not None:
+                    # It could be connected before, so only a response shows that it works again.
+                    self._recovered()
                 bundle = self._bundle(response)
                 self._outcome = None
                 yield bundle
@@ -159,6 +162,10 @@ class AdsSource:
         except aio.AioRpcError as error:
             raise _failure(error, channel) from None
         self._is_open = True
+        if self._failure is None or self._failure.stage == "connect":
+            self._recovered()
+
+    def _recovered(self) -> None:
         self._failure = None
         logger().info("configuration_stream_open", server=self._settings.server)
 

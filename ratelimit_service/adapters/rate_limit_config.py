@@ -171,5 +171,5 @@ def _rate_limit(message: Any) -> RateLimitSpec:
 def _metadata(message: Any, file: str) -> Any:
     try:
         return json_format.MessageToDict(message, descriptor_pool=pool())
-    except json_format.SerializeToJsonError as error:
+    except ValueError as error:
         raise InvalidInput([Problem(file, 0, f"error parsing metadata: {error}")]) from None
