@@ -33,6 +33,9 @@ METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregate
 PROBLEMS_TOLD_AT_MOST = 50
 FAILURE_CHARACTERS_AT_MOST = 500
 
+_UNEXPLAINED = "the stream ended while it was written to"
+"""grpc.aio forgets the server's reason then; the next try is likely to bring it."""
+
 BundleOf = Callable[[Sequence[Any]], Bundle]
 """The bundle of a response's resources (`google.protobuf.Any`); what can't be read is listed in
 it.
@@ -160,7 +163,7 @@ class AdsSource:
         except TimeoutError:
             raise StreamFailure("connect", f"no connection within {limit} s") from None
         except aio.AioRpcError as error:
-            raise _failure(error, channel) from None
+            raise _failure(error.code(), error.details(), channel) from None
         self._is_open = True
         if self._failure is None or self._failure.stage == "connect":
             self._recovered()
@@ -203,6 +206,8 @@ class AdsSource:
     def _tell(self, failure: StreamFailure) -> None:
         """Count each failure; log the first, and each that differs from the one before."""
         self._failures.add(failure.stage)
+        if self._failure is not None and str(failure) == _UNEXPLAINED:
+            return
         if self._failure is None or str(self._failure) != str(failure):
             logger().warning(
                 "configuration_stream_failed",
@@ -217,20 +222,26 @@ async def _exchange(call: Any, request: Any, channel: Any) -> Any:
     """Send `request`, and wait for the next response. Raises `StreamFailure`."""
     try:
         await call.write(request.SerializeToString())
-        message = await call.read()
-        if message is aio.EOF:
-            raise StreamFailure("stream", f"the server ended the stream: {await call.details()}")
-    except aio.AioRpcError as error:
-        raise _failure(error, channel) from None
+    except aio.AioRpcError:
+        raise StreamFailure("stream", _UNEXPLAINED) from None
     except asyncio.InvalidStateError:
-        raise StreamFailure("stream", f"the stream ended: {await call.details()}") from None
+        pass  # It ended before there was anything to write; reading tells why.
+    try:
+        message = await call.read()
+    except aio.AioRpcError as error:
+        raise _failure(error.code(), error.details(), channel) from None
+    if message is aio.EOF:
+        raise _failure(await call.code(), await call.details(), channel)
     try:
         return message_class("envoy.service.discovery.v3.DiscoveryResponse").FromString(message)
     except DecodeError:
         raise StreamFailure("message", "what came is not a DiscoveryResponse") from None
 
 
-def _failure(error: aio.AioRpcError, channel: Any) -> StreamFailure:
+def _failure(code: grpc.StatusCode, details: str | None, channel: Any) -> StreamFailure:
+    """The end of a call in words that are the same wherever it was noticed."""
     is_away = channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
-    what = f"{error.code().name}: {error.details()}"
+    what = (
+        "the server ended the stream" if code is grpc.StatusCode.OK else f"{code.name}: {details}"
+    )
     return StreamFailure("connect" if is_away else "stream", what)

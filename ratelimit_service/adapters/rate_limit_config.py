@@ -28,6 +28,7 @@ PACKAGE = "ratelimit.config.ratelimit.v3"
 MESSAGE = f"{PACKAGE}.RateLimitConfig"
 TYPE_URL = f"type.googleapis.com/{MESSAGE}"
 
+_NOT_WIRE_FORMAT = "cannot parse invalid wire-format data"
 _FLAGS = ("shadow_mode", "quota_mode", "detailed_metric")
 _UNITS = ("UNKNOWN", "SECOND", "MINUTE", "HOUR", "DAY", "MONTH", "YEAR", "WEEK")
 _FIELDS = {
@@ -99,7 +100,7 @@ def _add_field(message: Any, field: str, *, number: int) -> None:
 
 def bundle_of(resources: Sequence[Any]) -> Bundle:
     """The resources of a response (`google.protobuf.Any`) as a bundle, in their order; what is no
-    `RateLimitConfig` is listed as unreadable.
+    `RateLimitConfig` is listed as unreadable, in the words of Go's protobuf.
 
     Two resources may have one name, so a key is the place in the response.
     """
@@ -108,13 +109,16 @@ def bundle_of(resources: Sequence[Any]) -> Bundle:
     for place, resource in enumerate(resources):
         given = resource.type_url.rpartition("/")[2]
         if given != MESSAGE:
-            what = f'mismatched message type: got "{given}", want "{MESSAGE}"'
+            # Not a slip: Go calls the resource's type the wanted one.
+            what = f'mismatched message type: got "{MESSAGE}", want "{given}"'
             problems.append(Problem("", 0, what))
             continue
         try:
             rate_limit_config().FromString(resource.value)
-        except DecodeError:
-            problems.append(Problem("", 0, "cannot parse invalid wire-format data"))
+        except DecodeError as error:
+            is_text = "UTF-8" in str(error)
+            what = "string field contains invalid UTF-8" if is_text else _NOT_WIRE_FORMAT
+            problems.append(Problem("", 0, what))
         else:
             files[f"{place:06}"] = resource.value
     return Bundle(files, tuple(problems))

@@ -162,7 +162,7 @@ def test_no_resources_are_no_limits():
 def test_what_is_no_rate_limit_config_is_unreadable():
     other = packed(made(), type_url="type.googleapis.com/envoy.config.cluster.v3.Cluster")
     (problem,) = other.unreadable
-    assert f'got "envoy.config.cluster.v3.Cluster", want "{MESSAGE}"' in str(problem)
+    assert f'got "{MESSAGE}", want "envoy.config.cluster.v3.Cluster"' in str(problem)
     rubbish = bundle_of([any_pb2.Any(type_url=TYPE_URL, value=b"\xff\xff")])
     assert "cannot parse invalid wire-format data" in str(rubbish.unreadable[0])
 
