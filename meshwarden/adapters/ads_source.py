@@ -1,7 +1,8 @@
 """Configuration from a stream: an ADS client, state of the world, of one type of resource.
 
     connect -> request -> response -> bundle -> accepted: ACK, the version is ours
-       ^                                     -> refused: NACK with the reasons, the version stays
+       ^                                     -> refused: NACK with the reasons, the version stays;
+       |                                        sent again: NACK, but not at once
        +-- wait -- any failure
 
 Each response holds all resources there are. What they mean, `bundle_of` says, which its service
@@ -26,12 +27,18 @@ from meshwarden.adapters.ads_settings import AdsSettings
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.protobuf import message_class
 from meshwarden.adapters.telemetry import Metrics
+from meshwarden.core.backoff import Backoff
 from meshwarden.core.faults import Misconfigured, Problem, Unavailable
 from meshwarden.core.snapshot import Bundle, Outcome, Refused
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 PROBLEMS_TOLD_AT_MOST = 50
 FAILURE_CHARACTERS_AT_MOST = 500
+
+_RESENT = Backoff(initial_seconds=1, at_most_seconds=5)
+"""go-control-plane sends a version that was refused again and again, as fast as it is refused
+(tried, v0.13.4: 700 times a second); what is sent after it waits for our answer, so not longer.
+"""
 
 _UNEXPLAINED = "the stream ended while it was written to"
 """grpc.aio forgets the server's reason then; the next try is likely to bring it."""
@@ -75,6 +82,8 @@ class AdsSource:
         self._backoff = settings.backoff_rule()
         self._outcome: Outcome | None = None
         self._version = ""
+        self._refused_version: str | None = None
+        self._resent = 0
         self._is_open = False
         self._failure: StreamFailure | None = None
         self._answers = metrics.tally(
@@ -151,6 +160,8 @@ class AdsSource:
                 self._outcome = None
                 yield bundle
                 request = self._answer(response, bundle)
+                if self._resent:
+                    await self._pause(_RESENT.seconds(self._resent, chance=self._chance()))
         finally:
             self._is_open = False
             await channel.close()
@@ -183,14 +194,17 @@ class AdsSource:
         if self._outcome is None:
             raise AssertionError("nobody said what became of the bundle")
         self._told(bundle, self._outcome)
-        request = None
         if isinstance(self._outcome, Refused):
+            is_again = response.version_info == self._refused_version
+            self._resent = self._resent + 1 if is_again else 0
+            self._refused_version = response.version_info
+            self._answers.add("nack")
             problems = self._outcome.problems[:PROBLEMS_TOLD_AT_MOST]
             request = self._request(response.nonce)
             request.error_detail.code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
             request.error_detail.message = "\n".join(str(problem) for problem in problems)
-            self._answers.add("nack")
             return request
+        self._resent, self._refused_version = 0, None
         self._version = response.version_info
         self._answers.add("ack")
         return self._request(response.nonce)

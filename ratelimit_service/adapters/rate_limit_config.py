@@ -99,14 +99,15 @@ def _add_field(message: Any, field: str, *, number: int) -> None:
 
 
 def bundle_of(resources: Sequence[Any]) -> Bundle:
-    """The resources of a response (`google.protobuf.Any`) as a bundle, in their order; what is no
-    `RateLimitConfig` is listed as unreadable, in the words of Go's protobuf.
+    """The resources of a response (`google.protobuf.Any`) as a bundle; what is no `RateLimitConfig`
+    is listed as unreadable, in the words of Go's protobuf.
 
-    Two resources may have one name, so a key is the place in the response.
+    They are ordered by their names, since a server may send the same ones in another order each
+    time. Two may have one name, so a key is the place among them.
     """
-    files: dict[str, bytes] = {}
+    found: list[tuple[str, bytes]] = []
     problems: list[Problem] = []
-    for place, resource in enumerate(resources):
+    for resource in resources:
         given = resource.type_url.rpartition("/")[2]
         if given != MESSAGE:
             # Not a slip: Go calls the resource's type the wanted one.
@@ -114,13 +115,12 @@ def bundle_of(resources: Sequence[Any]) -> Bundle:
             problems.append(Problem("", 0, what))
             continue
         try:
-            rate_limit_config().FromString(resource.value)
+            found.append((rate_limit_config().FromString(resource.value).name, resource.value))
         except DecodeError as error:
             is_text = "UTF-8" in str(error)
             what = "string field contains invalid UTF-8" if is_text else _NOT_WIRE_FORMAT
             problems.append(Problem("", 0, what))
-        else:
-            files[f"{place:06}"] = resource.value
+    files = {f"{place:06}": content for place, (_, content) in enumerate(sorted(found))}
     return Bundle(files, tuple(problems))
 
 

@@ -142,6 +142,24 @@ async def test_a_refused_response_names_every_fault_and_the_last_good_one_stays(
         assert followed.told == ["Accepted", "Refused", "Refused", "Accepted", "Unchanged"]
 
 
+async def test_a_refused_version_that_is_sent_again_is_not_refused_as_fast(
+    server: AdsServer, capsys: pytest.CaptureFixture[str]
+):
+    """go-control-plane sends it again at once: that would be a storm, and a log of nothing else."""
+    other = config("other", "")
+    async with following(server.address) as followed:
+        for number in range(5):
+            answer = await sent(server, "v1", *((BAD, other) if number % 2 else (other, BAD)))
+            assert answer.error_detail.message
+        assert followed.waits == [0.75, 1.5, 3, 3.75]
+        await sent(server, "v2", BAD)
+        await sent(server, "v3", GOOD)
+        await sent(server, "v1", BAD)
+        assert len(followed.waits) == 4
+    told = capsys.readouterr().out
+    assert told.count("configuration_refused") == 3
+
+
 async def test_what_is_not_ours_is_refused(server: AdsServer):
     cluster = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
     async with following(server.address) as followed:
