@@ -32,8 +32,8 @@ def ads_channel(settings: AdsSettings) -> Any:
     ]
     if not settings.tls:
         return aio.insecure_channel(settings.server, options)
-    if settings.tls_server_name:
-        options.append(("grpc.ssl_target_name_override", settings.tls_server_name))
+    if settings.tls_server_san:
+        options.append(("grpc.ssl_target_name_override", settings.tls_server_san))
     return aio.secure_channel(settings.server, ads_credentials(settings), options)
 
 

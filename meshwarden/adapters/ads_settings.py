@@ -20,23 +20,6 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 GRPC_MESSAGE_BYTES = 4 << 20
 
 
-class AdsBackoffSettings(Section):
-    initial_seconds: Seconds = Field(
-        1,
-        gt=0,
-        le=3600,
-        description="Wait after a stream that ended; begins anew with each answer.",
-    )
-    at_most_seconds: Seconds = Field(60, gt=0, le=3600, description="The longest wait.")
-    factor: float = Field(
-        2,
-        ge=0,
-        le=100,
-        description="Each further failure waits this many times as long; below 1 no longer.",
-    )
-    jitter: bool = Field(True, description="Shorten each wait by up to half, at random.")
-
-
 class AdsSettings(Section):
     """The configuration stream; used when configuration.source is xds."""
 
@@ -72,7 +55,21 @@ class AdsSettings(Section):
     keepalive_time_limit_seconds: Seconds = Field(
         20, gt=0, le=600, description="A probe without an answer for this long ends the connection."
     )
-    backoff: AdsBackoffSettings = AdsBackoffSettings()
+    backoff_initial_seconds: Seconds = Field(
+        1,
+        gt=0,
+        le=3600,
+        description="Wait after a stream that ended; begins anew with each response.",
+    )
+    backoff_at_most_seconds: Seconds = Field(60, gt=0, le=3600, description="The longest wait.")
+    backoff_random_factor: float = Field(
+        2,
+        ge=0,
+        le=100,
+        description="Each further failure waits this many times as long; below 1 no longer. Named "
+        "after the reference's; nothing about it is random.",
+    )
+    backoff_jitter: bool = Field(True, description="Shorten each wait by up to half, at random.")
     tls: bool = Field(False, description="Speak TLS; the files are read at each connection.")
     tls_ca_file: Path | None = Field(
         None, description="PEM file of the CAs of the server; else the machine's."
@@ -81,7 +78,7 @@ class AdsSettings(Section):
         None, description="PEM file of the certificate that we show, and its chain."
     )
     tls_key_file: Path | None = Field(None, description="PEM file of its private key.")
-    tls_server_name: str = Field(
+    tls_server_san: str = Field(
         "", description="Name that the server's certificate must be for; else the address's."
     )
 
@@ -118,8 +115,12 @@ class AdsSettings(Section):
         return {key: value for key, separator, value in pairs if separator}
 
     def backoff_rule(self) -> Backoff:
-        chosen = self.backoff
-        return Backoff(chosen.initial_seconds, chosen.at_most_seconds, chosen.factor, chosen.jitter)
+        return Backoff(
+            self.backoff_initial_seconds,
+            self.backoff_at_most_seconds,
+            self.backoff_random_factor,
+            self.backoff_jitter,
+        )
 
 
 def _parts(text: str) -> list[str]:

@@ -49,11 +49,11 @@ SETTINGS = {
     "CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "xds.tls_certificate_file",
     "CONFIG_GRPC_XDS_CLIENT_TLS_KEY": "xds.tls_key_file",
     "CONFIG_GRPC_XDS_SERVER_TLS_CACERT": "xds.tls_ca_file",
-    "CONFIG_GRPC_XDS_SERVER_TLS_SAN": "xds.tls_server_name",
-    "XDS_CLIENT_BACKOFF_INITIAL_INTERVAL": "xds.backoff.initial_seconds",
-    "XDS_CLIENT_BACKOFF_MAX_INTERVAL": "xds.backoff.at_most_seconds",
-    "XDS_CLIENT_BACKOFF_RANDOM_FACTOR": "xds.backoff.factor",
-    "XDS_CLIENT_BACKOFF_JITTER": "xds.backoff.jitter",
+    "CONFIG_GRPC_XDS_SERVER_TLS_SAN": "xds.tls_server_san",
+    "XDS_CLIENT_BACKOFF_INITIAL_INTERVAL": "xds.backoff_initial_seconds",
+    "XDS_CLIENT_BACKOFF_MAX_INTERVAL": "xds.backoff_at_most_seconds",
+    "XDS_CLIENT_BACKOFF_RANDOM_FACTOR": "xds.backoff_random_factor",
+    "XDS_CLIENT_BACKOFF_JITTER": "xds.backoff_jitter",
     "XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES": "xds.message_bytes_at_most",
 }
 """Variable of the reference (COUNTER_KEY_FORMAT is ours) to setting."""

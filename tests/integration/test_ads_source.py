@@ -211,7 +211,7 @@ async def test_rubbish_on_the_stream_ends_it_and_the_next_is_tried(server: AdsSe
 
 async def test_a_server_that_refuses_us_is_asked_ever_less_often(server: AdsServer):
     server.on_open = lambda: grpc.StatusCode.PERMISSION_DENIED
-    async with following(server.address, backoff={"at_most_seconds": 5}) as followed:
+    async with following(server.address, backoff_at_most_seconds=5) as followed:
         await followed.fails("PERMISSION_DENIED: not today")
         await until(lambda: len(followed.waits) > 4, "it is tried again")
         assert followed.waits[:5] == [0.75, 1.5, 3, 3.75, 3.75]
@@ -289,14 +289,14 @@ async def test_both_sides_show_certificates_and_ours_must_be_for_the_name(tmp_pa
     )
     shown = {"tls_certificate_file": certificate, "tls_key_file": key}
     trusted = {"tls": True, "tls_ca_file": tmp_path / "ca.pem"}
-    named = {"tls_server_name": "control-plane.internal"}
+    named = {"tls_server_san": "control-plane.internal"}
     with ads_server(credentials=credentials) as server:
         async with following(server.address, **trusted, **named, **shown) as followed:
             answer = await sent(server, "v1", GOOD)
             assert (answer.version_info, followed.domains) == ("v1", ["domain"])
         for wrong in (
             {**trusted, **shown},
-            {**trusted, **shown, "tls_server_name": "other.internal"},
+            {**trusted, **shown, "tls_server_san": "other.internal"},
             {**trusted, **named},
             {**trusted, **named, **shown, "tls_ca_file": tmp_path / "stranger.pem"},
             {**named},
