@@ -5,30 +5,34 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from meshwarden.adapters.configuration import Configuration, Source
+from meshwarden.adapters.configuration import Configuration
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
 from meshwarden.core.snapshot import Bundle, Outcome, Refused, SnapshotHolder
 from ratelimit_service.adapters import http_api
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
-from ratelimit_service.adapters.limiter import Limiter, Store
+from ratelimit_service.adapters.limiter import Approximation, Limiter, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.redis_watch import RedisWatch
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
+from ratelimit_service.core.over_limit_cache import OverLimitCache
 from ratelimit_service.core.tree import described_limits
 from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
     from meshwarden.adapters.ads_source import AdsSource
-
-Compiler = Callable[[Bundle], Rules]
+    from meshwarden.adapters.redis_topology import Redis
+    from ratelimit_service.adapters.redis_store import RedisStore
+    from ratelimit_service.adapters.replicas import Replicas
 
 __all__ = ["Settings", "build", "options", "source"]
 
@@ -53,6 +57,7 @@ def options(settings: Settings) -> Options:
         has_dynamic_metadata=answer.dynamic_metadata,
         key_format=settings.store.key_format,
         key_prefix=settings.store.key_prefix,
+        stops_when_over_limit=settings.store.stops_when_over_limit,
     )
 
 
@@ -62,18 +67,16 @@ def build(service: Service, settings: Settings) -> None:
         near_limit_ratio=settings.statistics.near_limit_ratio,
         names_at_most=settings.statistics.names_at_most,
     )
+    counting = _counting(service, settings)
     limiter = Limiter(
-        _store(service, settings),
+        counting.store,
         on_store_failure=settings.on_store_failure,
+        approximation=counting.approximation,
         statistics=statistics,
         metrics=service.metrics,
-        clock=time.time,
+        clock=counting.clock,
     )
-
-    def apply(rules: Rules) -> None:
-        limiter.rules = rules
-
-    configuration = _configuration(service, settings, statistics, apply=apply)
+    configuration = _configuration(service, settings, limiter, statistics)
     configuration.load()
     service.methods.append(ShouldRateLimit(limiter, statistics=statistics).method())
     service.health_names += ["ratelimit", "envoy.service.ratelimit.v3.RateLimitService"]
@@ -85,53 +88,17 @@ def build(service: Service, settings: Settings) -> None:
     service.tasks.append(configuration.follow)
 
 
-def _store(service: Service, settings: Settings) -> Store:
-    if settings.store.kind == "memory":
-        memory = MemoryStore(counters_at_most=settings.store.memory_counters_at_most)
-        service.metrics.gauge(
-            "ratelimit_memory_counters", "Counters in memory.", lambda: memory.counter_count
-        )
-        return memory
-    from ratelimit_service.adapters.redis_store import RedisStore
-
-    jitter_at_most = settings.store.expiration_jitter_seconds
-    store = RedisStore(
-        settings.redis.url,
-        auth=settings.redis.auth.get_secret_value(),
-        time_limit_seconds=settings.redis.time_limit_seconds,
-        jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
-    )
-    watch = RedisWatch(store.ping, metrics=service.metrics, pause=asyncio.sleep)
-    service.readiness.checks["store"] = watch.unready_reason
-    service.readiness.details["store"] = watch.status
-    service.tasks.append(watch.run)
-    service.closers.append(store.close)
-    return store
-
-
-def _counts(rules: Rules) -> dict[str, int]:
-    """How much of what is configured."""
-    limits = described_limits(rules.domains.values())
-    return {"domains": len(rules.domains), "limits": len(limits)}
-
-
 def _configuration(
-    service: Service,
-    settings: Settings,
-    statistics: Statistics,
-    *,
-    apply: Callable[[Rules], None],
+    service: Service, settings: Settings, limiter: Limiter, statistics: Statistics
 ) -> Configuration[Rules]:
-    """The way from the folder, or from the stream, to the rules."""
-    found: Source
-    if settings.configuration.source == "xds":
-        compiler, found = _from_stream(service, settings, statistics)
-    else:
-        compiler = _counted(_compiler(compile_limits, settings), statistics)
-        found = source(settings)
+    def apply(rules: Rules) -> None:
+        limiter.rules = rules
+
+    compiler = _Compiler(settings, statistics)
+    is_streamed = settings.configuration.source == "xds"
     return Configuration(
-        SnapshotHolder(compiler),
-        found,
+        SnapshotHolder(compiler.discovered if is_streamed else compiler.compiled),
+        _stream(service, settings, statistics) if is_streamed else source(settings),
         apply=apply,
         counts=_counts,
         metrics=service.metrics,
@@ -139,36 +106,13 @@ def _configuration(
     )
 
 
-def _compiler(compile_bundle: Callable[..., Rules], settings: Settings) -> Compiler:
-    return partial(
-        compile_bundle, merges_domains=settings.merge_domain_config, options=options(settings)
-    )
-
-
-def _counted(compile_bundle: Compiler, statistics: Statistics) -> Compiler:
-    """Counts each version of the files once, as the reference counts its loads."""
-
-    def compiled(bundle: Bundle) -> Rules:
-        try:
-            rules = compile_bundle(bundle)
-        except InvalidInput:
-            statistics.add("config_load_error")
-            raise
-        statistics.add("config_load_success")
-        return rules
-
-    return compiled
-
-
-def _from_stream(
-    service: Service, settings: Settings, statistics: Statistics
-) -> tuple[Compiler, AdsSource]:
+def _stream(service: Service, settings: Settings, statistics: Statistics) -> AdsSource:
     """The ADS server's limits, each response counted as the reference counts it: not at all where
     a resource can't be read.
     """
     from meshwarden.adapters.ads_channel import ads_credentials
     from meshwarden.adapters.ads_source import AdsSource
-    from ratelimit_service.adapters import rate_limit_config
+    from ratelimit_service.adapters.rate_limit_config import TYPE_URL, bundle_of
 
     def told(bundle: Bundle, outcome: Outcome) -> None:
         if not bundle.unreadable:
@@ -179,11 +123,150 @@ def _from_stream(
         ads_credentials(settings.xds)
     stream = AdsSource(
         settings.xds,
-        type_url=rate_limit_config.TYPE_URL,
-        bundle_of=rate_limit_config.bundle_of,
+        type_url=TYPE_URL,
+        bundle_of=bundle_of,
         metrics=service.metrics,
         chance=random.random,
         told=told,
     )
     service.readiness.details["configuration_stream"] = stream.status
-    return _compiler(rate_limit_config.compile_discovered, settings), stream
+    return stream
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """What counts, what does when it can't, and the clock that windows follow (seconds since the
+    epoch).
+    """
+
+    store: Store
+    clock: Callable[[], float] = time.time
+    approximation: Approximation | None = None
+
+
+def _counting(service: Service, settings: Settings) -> _Counting:
+    """The store that the settings ask for; its watch and its metrics are added to `service`."""
+    if settings.store.kind == "memory":
+        return _Counting(_memory(service, settings))
+    return _redis_counting(service, settings)
+
+
+def _memory(service: Service, settings: Settings) -> MemoryStore:
+    memory = MemoryStore(counters_at_most=settings.store.memory_counters_at_most)
+    service.metrics.gauge(
+        "ratelimit_memory_counters", "Counters in memory.", lambda: memory.counter_count
+    )
+    return memory
+
+
+def _redis_counting(service: Service, settings: Settings) -> _Counting:
+    from meshwarden.adapters.redis_topology import connect
+    from ratelimit_service.adapters.remembering_store import RememberingStore
+
+    redis = connect(settings.redis)
+    store = _redis_store(service, settings, redis)
+    replicas = _replicas(service, settings, redis)
+    approximation = None
+    if settings.on_store_failure == "approximate":
+        approximation = Approximation(_memory(service, settings), lambda: replicas.count)
+    clock = replicas.now if settings.store.follows_redis_clock else time.time
+    cache_bytes = settings.store.over_limit_cache_bytes
+    if not cache_bytes:
+        return _Counting(store, clock, approximation)
+    cache = OverLimitCache(bytes_at_most=cache_bytes)
+    service.metrics.gauge(
+        "ratelimit_over_limit_cache_entries",
+        "Counters remembered to be over their limit.",
+        lambda: cache.figures().entry_count,
+    )
+    return _Counting(RememberingStore(store, cache), clock, approximation)
+
+
+def _redis_store(service: Service, settings: Settings, redis: Redis) -> RedisStore:
+    from meshwarden.adapters.redis_topology import connect
+    from ratelimit_service.adapters.redis_store import Limits, RedisStore
+
+    jitter_at_most = settings.store.expiration_jitter_seconds
+    per_second = settings.redis_per_second
+    store = RedisStore(
+        redis,
+        limits=Limits(
+            settings.redis.time_limit_seconds,
+            settings.store.breaker_failures,
+            settings.store.breaker_pause_seconds,
+        ),
+        jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
+        monotonic=time.monotonic,
+        per_second=connect(per_second) if per_second.enabled else None,
+    )
+    service.metrics.gauge(
+        "ratelimit_store_open_breakers",
+        "Redis nodes that are left alone for the moment.",
+        lambda: store.open_breaker_count,
+    )
+    watch = RedisWatch(store.ping, metrics=service.metrics, pause=asyncio.sleep)
+    service.readiness.checks["store"] = watch.unready_reason
+    service.readiness.details["store"] = watch.status
+    service.tasks.append(watch.run)
+    service.closers.append(store.close)
+    return store
+
+
+def _replicas(service: Service, settings: Settings, redis: Redis) -> Replicas:
+    from ratelimit_service.adapters.replicas import Replicas
+
+    replicas = Replicas(
+        redis,
+        name=uuid.uuid4().hex,
+        key=f"{settings.store.key_prefix}rl:replicas",
+        count=settings.store.replicas,
+        time_limit_seconds=settings.redis.time_limit_seconds,
+        clock=time.time,
+        monotonic=time.monotonic,
+    )
+    service.metrics.gauge(
+        "ratelimit_replicas",
+        "Processes that share the counters, as last known.",
+        lambda: replicas.count,
+        across_workers="livemin",
+    )
+    service.tasks.append(partial(replicas.run, asyncio.sleep))
+    return replicas
+
+
+def _counts(rules: Rules) -> dict[str, int]:
+    """How much of what is configured."""
+    limits = described_limits(rules.domains.values())
+    return {"domains": len(rules.domains), "limits": len(limits)}
+
+
+class _Compiler:
+    """Compiles bundles; counts each version of files once, as the reference counts its loads."""
+
+    def __init__(self, settings: Settings, statistics: Statistics) -> None:
+        self._options = options(settings)
+        self._merges_domains = settings.merge_domain_config
+        self._atomic_refusal = settings.atomic_refusal
+        self._statistics = statistics
+
+    def compiled(self, bundle: Bundle) -> Rules:
+        try:
+            rules = compile_limits(
+                bundle,
+                merges_domains=self._merges_domains,
+                options=self._options,
+                atomic_refusal=self._atomic_refusal,
+            )
+        except InvalidInput:
+            self._statistics.add("config_load_error")
+            raise
+        self._statistics.add("config_load_success")
+        return rules
+
+    def discovered(self, bundle: Bundle) -> Rules:
+        """Likewise, of a stream's resources; who counts those is `_stream`."""
+        from ratelimit_service.adapters.rate_limit_config import compile_discovered
+
+        return compile_discovered(
+            bundle, merges_domains=self._merges_domains, options=self._options
+        )

@@ -1,4 +1,4 @@
-"""Durations of settings: seconds, or as Go programs write them."""
+"""Durations in settings: seconds as a number, or as Go writes them."""
 
 from __future__ import annotations
 

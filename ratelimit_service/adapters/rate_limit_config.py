@@ -169,6 +169,7 @@ def _rate_limit(message: Any) -> RateLimitSpec:
         name=message.name,
         replaces=tuple(replace.name for replace in message.replaces),
         line=0,
+        atomic=False,
     )
 
 
