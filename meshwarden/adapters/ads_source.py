@@ -28,7 +28,7 @@ from meshwarden.adapters.logs import logger
 from meshwarden.adapters.protobuf import message_class
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.backoff import Backoff
-from meshwarden.core.faults import Misconfigured, Problem, Unavailable
+from meshwarden.core.faults import Misconfigured, Problem
 from meshwarden.core.snapshot import Bundle, Outcome, Refused
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
@@ -49,8 +49,8 @@ it.
 """
 
 
-class StreamFailure(Unavailable):
-    """The stream can't be had, or ended; `stage` says how far it had come."""
+class StreamFailure(Exception):
+    """The stream can't be had, or ended; `stage` says how far it had come. It stays in here."""
 
     def __init__(self, stage: Literal["connect", "stream", "message"], what: str) -> None:
         super().__init__(what[:FAILURE_CHARACTERS_AT_MOST])
