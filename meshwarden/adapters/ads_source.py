@@ -156,7 +156,8 @@ class AdsSource:
                 if self._failure is not None:
                     # It could be connected before, so only a response shows that it works again.
                     self._recovered()
-                bundle = self._bundle(response)
+                # Ten thousand resources take long enough to be felt by requests.
+                bundle = await asyncio.to_thread(self._bundle, response)
                 self._outcome = None
                 yield bundle
                 request = self._answer(response, bundle)

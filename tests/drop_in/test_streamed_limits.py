@@ -30,6 +30,7 @@ from tests.support.side_by_side import (
 
 SEED = 20261125
 RANDOM_RESPONSES = 150
+UNREAD = ("value_to_metric", "share_threshold", "quota_mode", "metadata")
 _COUNTERS = ("config_load_success", "config_load_error")
 _GO_PREFIX = re.compile(r"^proto:[\s\u00a0]*")
 """Go's protobuf writes either of two spaces, as its build decides, so that nobody compares."""
@@ -98,6 +99,8 @@ def both(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 CONFIG_GRPC_XDS_NODE_ID="edge",
                 CONFIG_GRPC_XDS_NODE_METADATA="zone=a,team=b",
                 CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS="x-token:abc",
+                CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL="100ms",
+                XDS_CLIENT_BACKOFF_INITIAL_INTERVAL="100ms",
             )
             side = stack.enter_context(run(environment))
             wait_until(lambda c=control: len(c.stream.requests) > 1, "the first is acknowledged")
@@ -205,9 +208,47 @@ def test_requests_are_answered_alike_under_each_configuration(both: Both):
             assert ours == theirs
 
 
+def test_documented_differences_are_still_there(both: Both):
+    """A response of another type with resources that are right, and a hundred levels and more."""
+    nested: dict[str, Any] = {"key": "k"}
+    for _ in range(120):
+        nested = {"key": "k", "descriptors": [nested]}
+    other = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+    for version, resource, type_url in (
+        ("e1", config("f", "d", limited("k")), other),
+        ("e2", config("f", "d", nested), TYPE_URL),
+    ):
+        theirs, ours = (
+            streamed.control.send(version, any_of(resource), type_url=type_url)
+            for streamed in (both.theirs, both.ours)
+        )
+        assert not theirs.HasField("error_detail")
+        assert ours.HasField("error_detail")
+
+
+def test_both_come_back_to_a_server_that_was_away(both: Both):
+    """Ours with the version that serves, and without the nonce of a stream that is gone."""
+    assert both.is_answered_alike("a1", [any_of(config("f", "d", limited("k")))])
+    assert not both.is_answered_alike("a2", [any_of(config("f", ""))])
+    for streamed in (both.theirs, both.ours):
+        streamed.control.stop()
+    both.hold_the_same_limits()
+    for streamed in (both.theirs, both.ours):
+        streamed.control = AdsServer(streamed.control.port)
+    try:
+        assert both.is_answered_alike("a3", [any_of(config("f", "e", limited("k")))])
+        both.hold_the_same_limits()
+        theirs, ours = (s.control.stream.requests[0] for s in (both.theirs, both.ours))
+        assert (theirs.version_info, theirs.response_nonce != "") == ("a2", True)
+        assert (ours.version_info, ours.response_nonce) == ("a1", "")
+    finally:
+        for streamed in (both.theirs, both.ours):
+            streamed.control.stop()
+
+
 def _random_config(random: Random, place: int) -> any_pb2.Any:
     """A resource whose limits are random; one in five is broken."""
-    limits = RandomLimits(random.randrange(10**9), has_quotas=False)
+    limits = RandomLimits(random.randrange(10**9))
     descriptors = [_as_resource(one) for one in limits.descriptors]
     if random.random() < 0.2:
         broken = random.choice(descriptors)
@@ -217,8 +258,8 @@ def _random_config(random: Random, place: int) -> any_pb2.Any:
 
 
 def _as_resource(descriptor: dict[str, Any]) -> dict[str, Any]:
-    """A descriptor of a file as a resource has it, which knows fewer flags."""
-    made = {k: v for k, v in descriptor.items() if k not in ("value_to_metric", "share_threshold")}
+    """A descriptor of a file as a resource has it, as far as the reference's build reads one."""
+    made = {name: value for name, value in descriptor.items() if name not in UNREAD}
     if "rate_limit" in made and "unit" in made["rate_limit"]:
         made["rate_limit"] = {**made["rate_limit"], "unit": made["rate_limit"]["unit"].upper()}
     if "descriptors" in made:
