@@ -215,7 +215,12 @@ async def test_a_server_that_refuses_us_is_asked_ever_less_often(server: AdsServ
         await followed.fails("PERMISSION_DENIED: not today")
         await until(lambda: len(followed.waits) > 4, "it is tried again")
         assert followed.waits[:5] == [0.75, 1.5, 3, 3.75, 3.75]
-        assert not followed.metric("configuration_stream_failures_total{stage='connect'}")
+        server.on_open = lambda: server.response("v1", GOOD)
+        await until(lambda: followed.domains, "it lets us in")
+        waited = len(followed.waits)
+        server.stream.end()
+        await until(lambda: len(followed.waits) > waited, "the stream ends")
+        assert followed.waits[waited] == 0.75
 
 
 async def test_the_log_tells_a_failure_once(server: AdsServer, capsys: pytest.CaptureFixture[str]):

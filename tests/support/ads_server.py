@@ -33,6 +33,10 @@ class AdsStream:
         self.requests: list[Any] = []
         self.to_send: SimpleQueue[Any] = SimpleQueue()
 
+    def end(self) -> None:
+        """End it from the server's side."""
+        self.to_send.put(_END)
+
 
 class AdsServer:
     """`answer` says what a new stream gets first: bytes to send, a status to end it with, or
@@ -122,7 +126,7 @@ class AdsServer:
 
     def stop(self) -> None:
         for stream in self.streams:
-            stream.to_send.put(_END)
+            stream.end()
         self._server.stop(0).wait()
 
 
