@@ -5,6 +5,7 @@ A real gRPC server with threads of its own, so that a test without an event loop
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -92,11 +93,11 @@ class AdsServer:
                 pass
             stream.to_send.put(_END)
 
-        with ThreadPoolExecutor(1) as listener:
-            listener.submit(listen)
-            self.streams.append(stream)
-            while (message := stream.to_send.get()) is not _END:
-                yield message
+        # Reading ends with the stream, whichever side ends it.
+        threading.Thread(target=listen, daemon=True).start()
+        self.streams.append(stream)
+        while (message := stream.to_send.get()) is not _END:
+            yield message
 
     def response(self, version: str, *resources: Any, type_url: str = TYPE_URL) -> bytes:
         """The bytes of a response, with a nonce that no other has."""
