@@ -258,11 +258,11 @@ async def test_a_server_that_hangs_is_given_up():
         relay.stall()
         async with following(
             f"127.0.0.1:{relay.port}",
-            connect_time_limit_seconds=0.3,
-            keepalive_interval_seconds=0.2,
-            keepalive_time_limit_seconds=0.2,
+            connect_time_limit_seconds=0.5,
+            keepalive_interval_seconds=1,
+            keepalive_time_limit_seconds=1,
         ) as followed:
-            await followed.fails("no connection within 0.3 s")
+            await followed.fails("no connection within 0.5 s")
             relay.resume()
             await sent(server, "v1", GOOD)
             assert followed.failure == ""
@@ -279,7 +279,7 @@ async def test_following_ends_at_once_whatever_it_waits_for(server: AdsServer):
             async with following(address):
                 await until(lambda: server.streams, "the first is connected")
                 began = time.monotonic()
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 3
 
 
 async def test_both_sides_show_certificates_and_ours_must_be_for_the_name(tmp_path: Path):
