@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ads_server import stream_arguments
 from tests.support.limit_service import Served, served
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import wait_until
@@ -62,14 +63,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(tmp_path: Path) -> Iterator[tuple[Served, int]]:
     """Our service, told of a control plane at a port where none is yet."""
     port = free_port()
-    environment = {
-        "CONFIG_TYPE": "GRPC_XDS_SOTW",
-        "CONFIG_GRPC_XDS_NODE_ID": "edge",
-        "CONFIG_GRPC_XDS_SERVER_URL": f"127.0.0.1:{port}",
-        "CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL": "100ms",
-        "XDS_CLIENT_BACKOFF_INITIAL_INTERVAL": "100ms",
-    }
-    with served(tmp_path, environment=environment, waits_for_ready=False) as running:
+    arguments = stream_arguments(
+        f"127.0.0.1:{port}",
+        **{"xds.connect-retry-seconds": 0.1, "xds.backoff-initial-seconds": 0.1},
+    )
+    with served(tmp_path, *arguments, waits_for_ready=False) as running:
         yield running, port
 
 

@@ -10,7 +10,7 @@ import grpc
 import httpx2
 import pytest
 
-from tests.support.ads_server import AdsServer, config, limited
+from tests.support.ads_server import AdsServer, config, limited, stream_arguments
 from tests.support.limit_service import Served, served
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
@@ -52,15 +52,11 @@ def observed(service: Served) -> Unconfigured:
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Streamed]:
     port = free_port()
     control = AdsServer(port)
-    environment = {
-        "CONFIG_TYPE": "GRPC_XDS_SOTW",
-        "CONFIG_GRPC_XDS_SERVER_URL": control.address,
-        "CONFIG_GRPC_XDS_NODE_ID": "edge",
-        "CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL": "100ms",
-        "XDS_CLIENT_BACKOFF_INITIAL_INTERVAL": "100ms",
-    }
+    arguments = stream_arguments(
+        control.address, **{"xds.connect-retry-seconds": 0.1, "xds.backoff-initial-seconds": 0.1}
+    )
     folder = tmp_path_factory.mktemp("empty")
-    with served(folder, environment=environment, waits_for_ready=False) as service:
+    with served(folder, *arguments, waits_for_ready=False) as service:
         wait_until(lambda: control.streams, "the service asks")
         before = observed(service)
         control.send("v0", config("first", "domain", limited("one")))

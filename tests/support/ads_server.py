@@ -146,6 +146,12 @@ def limited(key: str, requests_per_unit: int = 1, unit: str = "YEAR") -> dict[st
     return {"key": key, "rate_limit": {"unit": unit, "requests_per_unit": requests_per_unit}}
 
 
+def stream_arguments(server: str, **settings: object) -> list[str]:
+    """The command line of a service, node `edge`, that takes its limits from `server`."""
+    given = {"configuration.source": "xds", "xds.server": server, "xds.node-id": "edge"} | settings
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
 @contextmanager
 def ads_server(
     port: int = 0, credentials: grpc.ServerCredentials | None = None
