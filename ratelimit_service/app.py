@@ -1,39 +1,33 @@
-"""Puts the parts of ratelimit_service together; the only place that builds its adapters."""
+"""Puts the parts of ratelimit_service together; with its parts `app_counting` and `app_statistics`
+the only place that builds adapters.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
-import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from meshwarden.adapters.configuration import Configuration
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
-from meshwarden.core.snapshot import Bundle, SnapshotHolder
-from ratelimit_service import app_statistics
+from meshwarden.core.snapshot import Bundle, Refused, SnapshotHolder
+from meshwarden.core.snapshot import Outcome as Offered
+from ratelimit_service import app_counting, app_statistics
 from ratelimit_service.adapters import http_api
 from ratelimit_service.adapters.denial_log import DenialLog
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit, decoded_json
-from ratelimit_service.adapters.limiter import Approximation, Limiter, Store
-from ratelimit_service.adapters.memory_store import MemoryStore
-from ratelimit_service.adapters.redis_watch import RedisWatch
+from ratelimit_service.adapters.limiter import Limiter
 from ratelimit_service.adapters.statistics import Statistics
+from ratelimit_service.app_counting import read_counters
 from ratelimit_service.core.compile import compile_limits
-from ratelimit_service.core.model import HeaderNames, Increment, Mode, Options, Outcome, Rules
-from ratelimit_service.core.over_limit_cache import OverLimitCache
+from ratelimit_service.core.model import HeaderNames, Options, Rules
 from ratelimit_service.core.tree import configured_limits, described_limits
 from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
-    from meshwarden.adapters.redis_topology import Redis
-    from ratelimit_service.adapters.redis_store import RedisStore
-    from ratelimit_service.adapters.replicas import Replicas
+    from meshwarden.adapters.ads_source import AdsSource
 
 __all__ = ["Settings", "build", "decoded_json", "options", "read_counters", "source"]
 
@@ -67,7 +61,7 @@ def options(settings: Settings) -> Options:
 def build(service: Service, settings: Settings) -> None:
     """Add the parts of ratelimit_service to `service`."""
     statistics = app_statistics.counted(service, settings)
-    counting = _counting(service, settings, statistics)
+    counting = app_counting.counting(service, settings, statistics)
     limiter = Limiter(
         counting.store,
         on_store_failure=settings.on_store_failure,
@@ -105,9 +99,11 @@ def _configuration(
         limiter.rules = rules
         statistics.keep(configured_limits(rules.domains.values()))
 
+    compiler = _Compiler(settings, statistics)
+    is_streamed = settings.configuration.source == "xds"
     return Configuration(
-        SnapshotHolder(_Compiler(settings, statistics).compiled),
-        source(settings),
+        SnapshotHolder(compiler.discovered if is_streamed else compiler.compiled),
+        _stream(service, settings, statistics) if is_streamed else source(settings),
         apply=apply,
         counts=_counts,
         metrics=service.metrics,
@@ -115,131 +111,31 @@ def _configuration(
     )
 
 
-@dataclass(frozen=True)
-class _Counting:
-    """What counts, what does when it can't, and the clock that windows follow (seconds since the
-    epoch).
+def _stream(service: Service, settings: Settings, statistics: Statistics) -> AdsSource:
+    """The ADS server's limits, each response counted as the reference counts it: not at all where
+    a resource can't be read.
     """
+    from meshwarden.adapters.ads_channel import ads_credentials
+    from meshwarden.adapters.ads_source import AdsSource
+    from ratelimit_service.adapters.rate_limit_config import TYPE_URL, bundle_of
 
-    store: Store
-    clock: Callable[[], float] = time.time
-    approximation: Approximation | None = None
+    def told(bundle: Bundle, outcome: Offered) -> None:
+        if not bundle.unreadable:
+            is_refused = isinstance(outcome, Refused)
+            statistics.add("config_load_error" if is_refused else "config_load_success")
 
-
-def _counting(service: Service, settings: Settings, statistics: Statistics) -> _Counting:
-    """The store that the settings ask for; its watch and its metrics are added to `service`."""
-    if settings.store.kind == "memory":
-        return _Counting(_memory(service, settings))
-    return _redis_counting(service, settings, statistics)
-
-
-def _memory(service: Service, settings: Settings) -> MemoryStore:
-    memory = MemoryStore(counters_at_most=settings.store.memory_counters_at_most)
-    service.metrics.gauge(
-        "ratelimit_memory_counters", "Counters in memory.", lambda: memory.counter_count
+    if settings.xds.tls:
+        ads_credentials(settings.xds)
+    stream = AdsSource(
+        settings.xds,
+        type_url=TYPE_URL,
+        bundle_of=bundle_of,
+        metrics=service.metrics,
+        chance=random.random,
+        told=told,
     )
-    return memory
-
-
-def _redis_counting(service: Service, settings: Settings, statistics: Statistics) -> _Counting:
-    from meshwarden.adapters.redis_topology import connect
-    from ratelimit_service.adapters.remembering_store import RememberingStore
-
-    redis = connect(settings.redis)
-    per_second = _per_second(settings)
-    app_statistics.watch_redis(statistics, "redis_pool", redis)
-    if per_second is not None:
-        app_statistics.watch_redis(statistics, "redis_per_second_pool", per_second)
-    store = _redis_store(settings, redis, per_second)
-    _watch(service, store)
-    replicas = _replicas(service, settings, redis)
-    approximation = None
-    if settings.on_store_failure == "approximate":
-        approximation = Approximation(_memory(service, settings), lambda: replicas.count)
-    clock = replicas.now if settings.store.follows_redis_clock else time.time
-    cache_bytes = settings.store.over_limit_cache_bytes
-    if not cache_bytes:
-        return _Counting(store, clock, approximation)
-    cache = OverLimitCache(bytes_at_most=cache_bytes)
-    app_statistics.watch_cache(statistics, cache)
-    service.metrics.gauge(
-        "ratelimit_over_limit_cache_entries",
-        "Counters remembered to be over their limit.",
-        lambda: cache.figures().entry_count,
-    )
-    return _Counting(RememberingStore(store, cache), clock, approximation)
-
-
-def _per_second(settings: Settings) -> Redis | None:
-    from meshwarden.adapters.redis_topology import connect
-
-    return connect(settings.redis_per_second) if settings.redis_per_second.enabled else None
-
-
-def _redis_store(settings: Settings, redis: Redis, per_second: Redis | None) -> RedisStore:
-    from ratelimit_service.adapters.redis_store import Limits, RedisStore
-
-    jitter_at_most = settings.store.expiration_jitter_seconds
-    return RedisStore(
-        redis,
-        limits=Limits(
-            settings.redis.time_limit_seconds,
-            settings.store.breaker_failures,
-            settings.store.breaker_pause_seconds,
-        ),
-        jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
-        monotonic=time.monotonic,
-        per_second=per_second,
-    )
-
-
-def _watch(service: Service, store: RedisStore) -> None:
-    service.metrics.gauge(
-        "ratelimit_store_open_breakers",
-        "Redis nodes that are left alone for the moment.",
-        lambda: store.open_breaker_count,
-    )
-    watch = RedisWatch(store.ping, metrics=service.metrics, pause=asyncio.sleep)
-    service.readiness.checks["store"] = watch.unready_reason
-    service.readiness.details["store"] = watch.status
-    service.tasks.append(watch.run)
-    service.closers.append(store.close)
-
-
-async def read_counters(
-    settings: Settings, increments: Sequence[Increment], *, now: int
-) -> Sequence[Outcome]:
-    """What the counters in Redis stand at; counts nothing. Raises `Unavailable`."""
-    from meshwarden.adapters.redis_topology import connect
-
-    store = _redis_store(settings, connect(settings.redis), _per_second(settings))
-    try:
-        asked = [increment._replace(hits=0) for increment in increments]
-        return await store.add(asked, mode=Mode.ALWAYS, now=now)
-    finally:
-        await store.close()
-
-
-def _replicas(service: Service, settings: Settings, redis: Redis) -> Replicas:
-    from ratelimit_service.adapters.replicas import Replicas
-
-    replicas = Replicas(
-        redis,
-        name=uuid.uuid4().hex,
-        key=f"{settings.store.key_prefix}rl:replicas",
-        count=settings.store.replicas,
-        time_limit_seconds=settings.redis.time_limit_seconds,
-        clock=time.time,
-        monotonic=time.monotonic,
-    )
-    service.metrics.gauge(
-        "ratelimit_replicas",
-        "Processes that share the counters, as last known.",
-        lambda: replicas.count,
-        across_workers="livemin",
-    )
-    service.tasks.append(partial(replicas.run, asyncio.sleep))
-    return replicas
+    service.readiness.details["configuration_stream"] = stream.status
+    return stream
 
 
 def _counts(rules: Rules) -> dict[str, int]:
@@ -249,7 +145,7 @@ def _counts(rules: Rules) -> dict[str, int]:
 
 
 class _Compiler:
-    """Compiles bundles, and counts each version once as the reference counts its loads."""
+    """Compiles bundles; counts each version of files once, as the reference counts its loads."""
 
     def __init__(self, settings: Settings, statistics: Statistics) -> None:
         self._options = options(settings)
@@ -270,3 +166,11 @@ class _Compiler:
             raise
         self._statistics.add("config_load_success")
         return rules
+
+    def discovered(self, bundle: Bundle) -> Rules:
+        """Likewise, of a stream's resources; who counts those is `_stream`."""
+        from ratelimit_service.adapters.rate_limit_config import compile_discovered
+
+        return compile_discovered(
+            bundle, merges_domains=self._merges_domains, options=self._options
+        )

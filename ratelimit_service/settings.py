@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from meshwarden.adapters.ads_settings import AdsSettings
 from meshwarden.adapters.durations import Seconds
 from meshwarden.adapters.redis_settings import RedisSettings
 from meshwarden.adapters.settings import (
+    ConfigurationSettings,
     GrpcSettings,
     HttpSettings,
     Port,
@@ -215,6 +217,14 @@ class StatisticsSettings(Section):
         return self
 
 
+class LimitConfigurationSettings(ConfigurationSettings):
+    """Where limits come from."""
+
+    source: Literal["folder", "xds"] = Field(
+        "folder", description="folder: its files; xds: the ADS server of the settings xds.*."
+    )
+
+
 class DebugSettings(Section):
     """The debug port."""
 
@@ -230,6 +240,8 @@ class Settings(ServiceSettings):
     grpc: GrpcSettings = GrpcSettings(port=8081, streaming_port=8083)
     http: HttpSettings = HttpSettings(port=8080)
     debug: DebugSettings = DebugSettings()
+    configuration: LimitConfigurationSettings = LimitConfigurationSettings()
+    xds: AdsSettings = AdsSettings()
     store: StoreSettings = StoreSettings()
     on_store_failure: Literal["error", "allow", "deny", "approximate"] = Field(
         "error",
