@@ -12,10 +12,12 @@ from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
 from meshwarden.core.snapshot import Bundle, SnapshotHolder
 from ratelimit_service.adapters import http_api
+from ratelimit_service.adapters.configuration_health import ConfigurationHealth
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
 from ratelimit_service.adapters.limiter import Limiter, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.redis_watch import RedisWatch
+from ratelimit_service.adapters.runtime_folder import RuntimeListing
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
@@ -27,11 +29,20 @@ __all__ = ["Settings", "build", "options", "source"]
 
 def source(settings: Settings) -> FolderSource:
     """The files that configure us. Raises `Misconfigured` when there is no folder."""
-    if settings.configuration.folder is None:
+    if settings.configuration.folder is not None:
+        return FolderSource(settings.configuration.folder)
+    runtime = settings.runtime
+    if runtime.root is None:
         raise Misconfigured(
             "no configuration: set --configuration.folder (or RUNTIME_ROOT) to a folder of limits"
         )
-    return FolderSource(settings.configuration.folder)
+    listing = RuntimeListing(
+        runtime.subdirectory,
+        runtime.app_directory,
+        watches_root=runtime.watches_root,
+        ignores_dot_files=runtime.ignores_dot_files,
+    )
+    return FolderSource(runtime.root, listing=listing)
 
 
 def options(settings: Settings) -> Options:
@@ -79,7 +90,12 @@ def build(service: Service, settings: Settings) -> None:
     service.routes += http_api.http_routes(limiter, readiness=service.readiness)
     debug_routes = http_api.debug_routes(limiter, statistics=statistics)
     service.further_http.append((settings.debug.host, settings.debug.port, debug_routes))
-    service.readiness.checks["configuration"] = configuration.unready_reason
+    service.readiness.checks["configuration"] = ConfigurationHealth(
+        configuration,
+        lambda: limiter.rules,
+        wanted=settings.health.configuration,
+        starts_without=settings.configuration.starts_without,
+    ).unready_reason
     service.readiness.details["configuration"] = configuration.status
     service.tasks.append(configuration.follow)
 
@@ -100,7 +116,12 @@ def _store(service: Service, settings: Settings) -> Store:
         time_limit_seconds=settings.redis.time_limit_seconds,
         jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
     )
-    watch = RedisWatch(store.ping, metrics=service.metrics, pause=asyncio.sleep)
+    watch = RedisWatch(
+        store.ping,
+        metrics=service.metrics,
+        pause=asyncio.sleep,
+        stays_ready=not settings.health.follows_store,
+    )
     service.readiness.checks["store"] = watch.unready_reason
     service.readiness.details["store"] = watch.status
     service.tasks.append(watch.run)
@@ -120,12 +141,16 @@ class _Compiler:
     def __init__(self, settings: Settings, statistics: Statistics) -> None:
         self._options = options(settings)
         self._merges_domains = settings.merge_domain_config
+        self._takes_every_file = settings.configuration.folder is None
         self._statistics = statistics
 
     def compiled(self, bundle: Bundle) -> Rules:
         try:
             rules = compile_limits(
-                bundle, merges_domains=self._merges_domains, options=self._options
+                bundle,
+                merges_domains=self._merges_domains,
+                options=self._options,
+                takes_every_file=self._takes_every_file,
             )
         except InvalidInput:
             self._statistics.add("config_load_error")

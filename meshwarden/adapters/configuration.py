@@ -86,6 +86,11 @@ class Configuration(Generic[SnapshotType]):
             async for bundle in bundles:
                 self._took(await asyncio.to_thread(self._holder.offer, bundle))
 
+    @property
+    def was_offered(self) -> bool:
+        """Whether any configuration came yet, taken or refused."""
+        return self._holder.current is not None or self._holder.refusal is not None
+
     def unready_reason(self) -> str:
         """Why there is no snapshot yet; empty once there is one."""
         if self._holder.current is not None:

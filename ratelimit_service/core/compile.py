@@ -22,12 +22,19 @@ KIND = "RateLimit"
 
 
 def compile_limits(
-    bundle: Bundle, *, merges_domains: bool = False, options: Options | None = None
+    bundle: Bundle,
+    *,
+    merges_domains: bool = False,
+    options: Options | None = None,
+    takes_every_file: bool = False,
 ) -> Rules:
-    """The rules that `bundle` describes. Raises `InvalidInput` with all that is wrong in it."""
+    """The rules that `bundle` describes. Raises `InvalidInput` with all that is wrong in it.
+
+    `takes_every_file`: whatever their names; else `*.yaml` and `*.yml`, without policy tests.
+    """
     problems = list(bundle.unreadable)
     specs: list[DomainSpec] = []
-    for file in sorted(filter(_is_ours, bundle.files)):
+    for file in sorted(bundle.files if takes_every_file else filter(_is_ours, bundle.files)):
         try:
             documents = go_yaml.read(file, bundle.files[file])
             if not documents:
