@@ -107,6 +107,7 @@ async def test_health_and_reflection_are_refused_to_other_clients_too(tmp_path: 
         names = (await reflection.read()).list_services_response.service
         assert SERVICE in {service.name for service in names}
         watch.cancel()
+        reflection.cancel()
 
 
 def test_a_wanted_name_without_a_ca_of_clients_is_refused(tmp_path: Path):
