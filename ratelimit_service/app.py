@@ -17,6 +17,7 @@ from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
 from ratelimit_service.adapters.limiter import Limiter, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.redis_watch import RedisWatch
+from ratelimit_service.adapters.reference_page import variables_page
 from ratelimit_service.adapters.runtime_folder import RuntimeListing
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.compile import compile_limits
@@ -24,7 +25,7 @@ from ratelimit_service.core.model import HeaderNames, Options, Rules
 from ratelimit_service.core.tree import described_limits
 from ratelimit_service.settings import Settings
 
-__all__ = ["Settings", "build", "options", "source"]
+__all__ = ["Settings", "build", "options", "source", "variables_page"]
 
 
 def source(settings: Settings) -> FolderSource:
