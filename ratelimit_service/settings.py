@@ -7,14 +7,13 @@ in precedence.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from meshwarden.adapters.redis_url import RedisUrl
+from meshwarden.adapters.redis_settings import RedisSettings
 from meshwarden.adapters.settings import (
     ConfigurationSettings,
     GrpcSettings,
@@ -26,16 +25,6 @@ from meshwarden.adapters.settings import (
 )
 from meshwarden.core.faults import Problem
 from ratelimit_service.adapters.reference_environment import ReferenceEnvironment, reading_for
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_seconds(value: object) -> object:
-    """Seconds from a number, or from a duration as Go writes it, such as `100ms` or `1m30s`."""
-    if not isinstance(value, str) or not re.fullmatch(rf"(?:{_DURATION.pattern})+", value):
-        return value
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(value))
 
 
 class StoreSettings(Section):
@@ -61,18 +50,41 @@ class StoreSettings(Section):
         le=86_400,
         description="Redis forgets a counter up to this long after its window, at random.",
     )
-
-
-class RedisSettings(Section):
-    """How Redis is reached; used when store.kind is redis."""
-
-    url: RedisUrl = Field(
-        "redis://127.0.0.1:6379", description="URL, host:port, or path of a socket."
+    over_limit_cache_bytes: int = Field(
+        0,
+        ge=0,
+        le=16 << 30,
+        description="Counters known to be over their limit are kept in so much memory, and Redis "
+        "isn't asked for them; 0: none.",
     )
-    auth: SecretStr = Field(SecretStr(""), description="Password, or user:password.")
-    time_limit_seconds: Annotated[float, BeforeValidator(parse_seconds)] = Field(
-        0.1, gt=0, le=60, description="A request waits this long for Redis, connecting included."
+    stops_when_over_limit: bool = Field(
+        False,
+        description="Where a request goes over one limit, its other limits' counters stay as they "
+        "are.",
     )
+    breaker_failures: int = Field(
+        3, ge=1, le=1000, description="A Redis node that failed so often in a row is left alone."
+    )
+    breaker_pause_seconds: float = Field(
+        1, gt=0, le=4, description="For so long; then one call tries it again."
+    )
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Processes that share a limit while Redis is away and has not yet told how "
+        "many live.",
+    )
+    follows_redis_clock: bool = Field(
+        True,
+        description="Windows follow Redis' clock, so that replicas agree; else this machine's.",
+    )
+
+
+class PerSecondRedisSettings(RedisSettings):
+    """A Redis of their own for the limits per second, which write most."""
+
+    enabled: bool = Field(False, description="Count limits per second in this Redis.")
 
 
 class AnswerSettings(Section):
@@ -166,11 +178,13 @@ class Settings(ServiceSettings):
     configuration: LimitConfigurationSettings = LimitConfigurationSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     store: StoreSettings = StoreSettings()
-    on_store_failure: Literal["error", "allow", "deny"] = Field(
+    on_store_failure: Literal["error", "allow", "deny", "approximate"] = Field(
         "error",
-        description="When counters can't be reached: error leaves it to the caller's failure mode.",
+        description="When counters can't be reached: error leaves it to the caller's failure mode; "
+        "approximate counts here, each limit divided by the live replicas.",
     )
     redis: RedisSettings = RedisSettings()
+    redis_per_second: PerSecondRedisSettings = PerSecondRedisSettings()
     answer: AnswerSettings = AnswerSettings()
     statistics: StatisticsSettings = StatisticsSettings()
     merge_domain_config: bool = Field(
@@ -200,6 +214,29 @@ class Settings(ServiceSettings):
                 "(--store.kind redis), or one worker"
             )
         return self
+
+    @model_validator(mode="after")
+    def require_a_store_that_can_be_away(self) -> Settings:
+        if self.on_store_failure == "approximate" and self.store.kind == "memory":
+            raise ValueError(
+                "on_store_failure: approximate is for Redis; the memory store fails only when it "
+                "is full (choose error, allow or deny)"
+            )
+        return self
+
+    @property
+    def atomic_refusal(self) -> str:
+        """Why this store can't count all or nothing; empty where it can."""
+        if self.store.kind == "memory":
+            return ""
+        if self.redis_per_second.enabled:
+            return "counters stand in two Redis servers (redis_per_second.enabled)"
+        if self.redis.type == "cluster" and self.store.key_format == "envoyproxy":
+            return (
+                "envoyproxy's counter keys spread over a Redis Cluster "
+                "(store.key_format=meshwarden keeps a domain's together)"
+            )
+        return ""
 
     @classmethod
     def settings_customise_sources(

@@ -53,8 +53,8 @@ WORDS = {
 """A value of the reference, and ours for it."""
 
 AWAITED = (
-    *("xds.", "statistics.", "redis.", "redis_per_second."),
-    *("configuration.source", "store.over_limit_cache_bytes", "store.stops_when_over_limit"),
+    *("xds.", "statistics."),
+    "configuration.source",
 )
 """Settings that other branches bring; to be emptied, then removed, as they are merged."""
 

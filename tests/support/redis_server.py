@@ -28,6 +28,13 @@ class RedisServer:
         self._password = password
         self._child: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        if self._child is None:
+            raise AssertionError("the server doesn't run")
+        return self._child.pid
+
     def start(self) -> None:
         """Run, and return once it accepts connections."""
         command = [str(redis_binary()), "--port", str(self.port), "--bind", "127.0.0.1"]

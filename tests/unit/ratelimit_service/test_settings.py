@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from meshwarden.adapters.durations import parse_seconds
 from meshwarden.adapters.redis_url import parse_redis_url
 from meshwarden.adapters.settings import load
 from meshwarden.core.faults import Misconfigured
 from ratelimit_service.adapters.reference_variables import VARIABLES
 from ratelimit_service.app import source
-from ratelimit_service.settings import Settings, parse_seconds
+from ratelimit_service.settings import Settings
 
 
 @pytest.fixture(autouse=True)
