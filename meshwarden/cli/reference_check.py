@@ -1,5 +1,5 @@
-"""`meshwarden check -config_dir DIR`: the configuration check of envoyproxy/ratelimit, so that a
-pipeline which calls it keeps its flags, its lines and its exit status.
+"""`ratelimit_config_check`, also `meshwarden check -config_dir DIR`: the configuration check of
+envoyproxy/ratelimit, so that a pipeline which calls it keeps its flags, its lines and its status.
 
 Reads one folder's files, whatever their names, and no folder below it. Where the reference stops at
 the first fault, each further one follows on a line of its own; where it ends with a Go panic and
@@ -8,12 +8,34 @@ status 2 (a file that is no YAML, or has an unknown key), this tells the fault a
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from pathlib import Path
 
 from meshwarden.cli.output import print_line
 from meshwarden.core.faults import InvalidInput
 from meshwarden.core.snapshot import Bundle
+
+_TRUE = ("1", "t", "T", "true", "TRUE", "True")
+_FALSE = ("0", "f", "F", "false", "FALSE", "False")
+
+
+def main() -> None:
+    """The program of its own, with flags as Go's `flag` package takes them."""
+    parser = argparse.ArgumentParser("ratelimit_config_check", allow_abbrev=False)
+    parser.add_argument("-config_dir", "--config_dir", default="", metavar="DIR")
+    parser.add_argument(
+        *("-merge_domain_configs", "--merge_domain_configs"),
+        nargs="?",
+        choices=(*_TRUE, *_FALSE),
+        const="true",
+        default="false",
+        metavar="true|false",
+    )
+    given = parser.parse_args()
+    merges_domains = given.merge_domain_configs in _TRUE
+    sys.exit(check_as_the_reference(given.config_dir, merges_domains=merges_domains))
 
 
 def check_as_the_reference(folder: str, *, merges_domains: bool) -> int:

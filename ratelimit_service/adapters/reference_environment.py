@@ -22,7 +22,7 @@ from meshwarden.adapters.settings import leaves
 from meshwarden.core.faults import Problem
 from ratelimit_service.adapters.go_values import Value, parse
 from ratelimit_service.adapters.reference_variable import Variable
-from ratelimit_service.adapters.reference_variables import VARIABLES
+from ratelimit_service.adapters.reference_variables import FURTHER, VARIABLES
 
 TELLTALES = (
     "RUNTIME_ROOT",
@@ -34,13 +34,6 @@ TELLTALES = (
     "REDIS_TYPE",
 )
 """An environment with any of these was written for the reference."""
-
-COUNTER_KEY_FORMAT = Variable(
-    "COUNTER_KEY_FORMAT",
-    "text",
-    settings=("store.key_format",),
-    note="ours: `envoyproxy` while both share a Redis",
-)
 
 _SINKS = ("USE_DOG_STATSD", "USE_PROMETHEUS")
 _TRACES_PATH = "/v1/traces"
@@ -80,7 +73,7 @@ def read(environment: Mapping[str, str], *, known: Collection[str]) -> Reading:
     values = _parsed(environment, reading.problems)
     if any(environment.get(name) for name in TELLTALES):
         values = {**_defaults(values), **values}
-    for variable in (*VARIABLES, COUNTER_KEY_FORMAT):
+    for variable in (*VARIABLES, *FURTHER):
         if variable.name in values and all(values.get(name) for name in variable.when):
             _apply(variable, values, known=known, reading=reading)
     if values.get("TRACING_ENABLED"):
@@ -91,7 +84,7 @@ def read(environment: Mapping[str, str], *, known: Collection[str]) -> Reading:
 def _parsed(environment: Mapping[str, str], problems: list[Problem]) -> dict[str, Value]:
     """The values of all variables that are set and can be read."""
     values: dict[str, Value] = {}
-    for variable in (*VARIABLES, COUNTER_KEY_FORMAT):
+    for variable in (*VARIABLES, *FURTHER):
         text = environment.get(variable.name)
         if not text:
             continue

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ratelimit_service.adapters.reference_environment import COUNTER_KEY_FORMAT, TELLTALES
+from ratelimit_service.adapters.reference_environment import TELLTALES
 from ratelimit_service.adapters.reference_variable import Variable
-from ratelimit_service.adapters.reference_variables import VARIABLES
+from ratelimit_service.adapters.reference_variables import FURTHER, VARIABLES
 
 
 def variables_page(known: Collection[str]) -> str:
@@ -29,15 +29,10 @@ def variables_page(known: Collection[str]) -> str:
         "| variable | default | what becomes of it | setting |",
         "|---|---|---|---|",
     ]
-    for variable in sorted(VARIABLES, key=lambda variable: variable.name):
+    for variable in (*sorted(VARIABLES, key=lambda variable: variable.name), *FURTHER):
         default = f"`{variable.default}`" if variable.default else ""
-        lines.append(
-            f"| `{variable.name}` | {default} | {_fate(variable, known)} | {_settings(variable)} |"
-        )
-    lines += [
-        "",
-        f"`{COUNTER_KEY_FORMAT.name}` is {COUNTER_KEY_FORMAT.note}.",
-    ]
+        row = f"`{variable.name}` | {default} | {_fate(variable, known)} | {_settings(variable)}"
+        lines.append(f"| {row} |")
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ _XDS_TLS = ("CONFIG_GRPC_XDS_SERVER_USE_TLS",)
 _TRACING = ("TRACING_ENABLED",)
 _PER_SECOND = ("REDIS_PERSECOND",)
 _NO_MEMCACHED = (
-    "memcached is not supported: set BACKEND_TYPE=redis and REDIS_URL to a Redis or Valkey"
+    "there is no memcached here: set BACKEND_TYPE=redis and REDIS_URL to a Redis or Valkey"
 )
 _MEMCACHED_ALONE = "the reference reads it with BACKEND_TYPE=memcache alone, which is refused"
 _BLOCKS = "the reference ends with a panic, too: remove it, or set WAIT"
@@ -318,3 +318,19 @@ VARIABLES: tuple[Variable, ...] = (
         for name, kind, default in _MEMCACHED
     ),
 )
+
+FURTHER: tuple[Variable, ...] = (
+    Variable(
+        "COUNTER_KEY_FORMAT",
+        "text",
+        settings=("store.key_format",),
+        note="ours: `envoyproxy` while both count in one Redis",
+    ),
+    Variable(
+        "STATSD_PROTOCOL",
+        "text",
+        settings=("statistics.statsd.protocol",),
+        note="`tcp` or `udp`; read by the reference's library",
+    ),
+)
+"""Variables that are not in that file."""

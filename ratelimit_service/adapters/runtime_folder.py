@@ -64,7 +64,7 @@ class RuntimeListing:
     def _beside(self, place: Path, problems: list[Problem]) -> Iterator[Path]:
         """What lies beside the folder under a name that begins with the folder's and a dot."""
         for path in sorted(place.parent.glob(f"{place.name}.*")):
-            if path.is_file():
+            if not path.is_dir():
                 yield path
             elif not path.is_symlink():
                 for folder, names in self._walked(path, problems):

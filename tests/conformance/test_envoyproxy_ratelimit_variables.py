@@ -107,7 +107,7 @@ def test_a_variable_that_the_reference_does_not_read_sets_nothing(variable: Vari
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"BACKEND_TYPE": "memcache"}, "BACKEND_TYPE=memcache is not supported (memcached is not"),
+        ({"BACKEND_TYPE": "memcache"}, "BACKEND_TYPE=memcache is not supported (there is no"),
         ({"BACKEND_TYPE": "etcd"}, "BACKEND_TYPE: must be redis"),
         ({"CONFIG_TYPE": "file"}, "CONFIG_TYPE: must be one of FILE, GRPC_XDS_SOTW"),
         ({"REDIS_TYPE": "pair"}, "REDIS_TYPE: must be SINGLE, SENTINEL or CLUSTER"),

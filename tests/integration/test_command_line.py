@@ -13,6 +13,7 @@ import jwt
 import pytest
 import yaml
 
+from meshwarden.cli import reference_check
 from tests.support.command_line import Command, command_line
 from tests.support.processes import CHECKOUT
 from tests.support.quickstart import meshwarden
@@ -114,7 +115,10 @@ def test_a_folder_that_is_none_is_told_so(command: Command, words: list[str], tm
 
 
 def test_check_takes_the_flags_of_the_references_check_and_prints_its_lines(
-    command: Command, tmp_path: Path
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     """As tried beside the real one."""
     (tmp_path / "b.yml").write_text("domain: a")
@@ -128,6 +132,12 @@ def test_check_takes_the_flags_of_the_references_check_and_prints_its_lines(
     assert (done.status, done.output) == (1, f"{told}{twice}\n")
     done = command("check", f"-config_dir={tmp_path}", "-merge_domain_configs")
     assert (done.status, done.output) == (0, f"{told}all rate limit configs ok\n")
+    for words in ("-merge_domain_configs", "--merge_domain_configs=T", "-merge_domain_configs=0"):
+        monkeypatch.setattr("sys.argv", ["check", "-config_dir", str(tmp_path), words])
+        with pytest.raises(SystemExit) as ended:
+            reference_check.main()
+        assert ended.value.code == int(words.endswith("=0"))
+    capsys.readouterr()
     (tmp_path / "c").mkdir()
     done = command("check", "--config_dir", tmp_path)
     assert (done.status, done.errors) == (1, "")

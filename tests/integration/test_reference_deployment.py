@@ -92,7 +92,9 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             "USE_STATSD": "false",
             "MEMCACHE_HOST_PORT": "memcached:11211",
         }
-        with running([sys.executable, "-m", "ratelimit_service"], environment=environment) as child:
+        # The reference's image names no program, so that every deployment calls it by this one.
+        program = Path(sys.executable).with_name("ratelimit")
+        with running([program], environment=environment) as child:
             addresses = f"http://127.0.0.1:{http}", f"http://127.0.0.1:{debug}"
             found = Deployment(child, folder, folder / "limits.sock", *addresses, redis)
             child.wait_until(found.socket.exists, "the socket is there")

@@ -63,6 +63,13 @@ def test_an_empty_value_counts_as_none():
     assert found == settings({})
 
 
+def test_what_kubernetes_adds_for_services_named_ratelimit_and_redis_does_no_harm():
+    names = ("RATELIMIT_PORT", "RATELIMIT_PORT_8081_TCP", "RATELIMIT_REDIS_PORT", "REDIS_PORT")
+    added = dict.fromkeys(names, "tcp://10.0.0.1:8081")
+    added |= {"RATELIMIT_SERVICE_HOST": "10.0.0.1", "RATELIMIT_SERVICE_PORT_GRPC": "8081"}
+    assert settings(added) == settings({})
+
+
 def test_ours_come_before_the_references_defaults_and_values():
     environment = {"REDIS_URL": "h:1", "PORT": "1", "RATELIMIT_HTTP__PORT": "2"}
     found = settings(environment, "--store.kind", "memory", "--log.level", "debug")
