@@ -1,5 +1,5 @@
-"""`python -m ratelimit_service`, or `ratelimit` as in envoyproxy/ratelimit's image: the service alone.
-`--help` lists its settings.
+"""`python -m ratelimit_service`, or `ratelimit` as in envoyproxy/ratelimit's image: the service
+alone. `--help` lists its settings.
 """
 
 from __future__ import annotations
