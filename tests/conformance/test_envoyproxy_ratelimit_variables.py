@@ -141,6 +141,14 @@ def test_what_cannot_be_honoured_is_refused_by_name(environment: dict[str, str],
     assert "secret" not in problems[0]
 
 
+def test_what_is_not_read_is_not_refused():
+    unread = {
+        "TRACING_EXPORTER_PROTOCOL": "grpc",
+        "REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR": "ERROR",
+    }
+    assert asked(unread) == Reading()
+
+
 def test_every_setting_that_a_variable_sets_is_there():
     known = {name for name, _ in leaves(Settings)}
     assert {name for name in SETTINGS - known if not name.startswith(AWAITED)} == set()

@@ -65,7 +65,7 @@ async def status(port: int, shown: Issued) -> str:
         (
             "envoy.mesh",
             issued(AUTHORITY, "a.mesh", "ENVOY.mesh"),
-            issued(AUTHORITY, "x.envoy.mesh"),
+            issued(AUTHORITY, "x.envoy.mesh", "voy.mesh", "mesh"),
         ),
         ("envoy.mesh", issued(AUTHORITY, "*.mesh"), issued(AUTHORITY, "*.envoy.mesh")),
         ("a.envoy.mesh", issued(AUTHORITY, "*.envoy.mesh"), issued(AUTHORITY, "*.mesh")),
