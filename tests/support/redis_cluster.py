@@ -40,18 +40,18 @@ class RedisCluster:
         self.servers = servers
         self.url = ",".join(f"127.0.0.1:{server.port}" for server in servers[:MASTERS])
 
-    def ask(self, place: int, *words: str | int) -> object:
-        """The answer of one server to a command."""
-        with redis.Redis(port=self.servers[place].port, decode_responses=True) as client:
-            return client.execute_command(*words)
+    @property
+    def masters(self) -> list[RedisServer]:
+        """The servers that own slots."""
+        return [server for place, server in enumerate(self.servers) if self.role(place) == "master"]
 
     def identity(self, place: int) -> str:
         """The name that a server has in the cluster."""
-        return str(self.ask(place, "CLUSTER", "MYID"))
+        return str(self.servers[place].ask("CLUSTER", "MYID"))
 
     def master_of(self, key: str) -> int:
         """The place of the server that counts `key`: its master that answers, and is one."""
-        slot = int(str(self.ask(0, "CLUSTER", "KEYSLOT", key)))
+        slot = int(str(self.servers[0].ask("CLUSTER", "KEYSLOT", key)))
         third = min(slot // (SLOTS // MASTERS), MASTERS - 1)
         masters = [place for place in (third, third + MASTERS) if self.role(place) == "master"]
         assert len(masters) == 1, f"{masters} are masters of {key}"
@@ -61,13 +61,13 @@ class RedisCluster:
         """master or slave; empty where the server doesn't run."""
         if not self.servers[place].is_running:
             return ""
-        return str(self.ask(place, "ROLE")[0])  # type: ignore[index]
+        return str(self.servers[place].ask("ROLE")[0])
 
     def flush(self) -> None:
         """Forget every key."""
         for place in range(len(self.servers)):
             if self.role(place) == "master":
-                self.ask(place, "FLUSHALL")
+                self.servers[place].ask("FLUSHALL")
 
     def settle(self) -> None:
         """Run every server, and return once each slot has a master, and each master a replica."""
@@ -81,9 +81,9 @@ class RedisCluster:
 
     def _is_content(self, place: int) -> bool:
         try:
-            nodes = str(self.ask(place, "CLUSTER", "NODES"))
-            state = str(self.ask(place, "CLUSTER", "INFO"))
-            role = self.ask(place, "ROLE")
+            nodes = str(self.servers[place].ask("CLUSTER", "NODES"))
+            state = str(self.servers[place].ask("CLUSTER", "INFO"))
+            role = self.servers[place].ask("ROLE")
         except redis.RedisError:
             return False
         assert isinstance(role, list)
@@ -95,19 +95,19 @@ class RedisCluster:
         """Make one cluster of servers that know nothing of each other."""
         for place in range(MASTERS):
             first, last = place * SLOTS // MASTERS, (place + 1) * SLOTS // MASTERS
-            self.ask(place, "CLUSTER", "ADDSLOTS", *range(first, last))
+            self.servers[place].ask("CLUSTER", "ADDSLOTS", *range(first, last))
         for place, server in enumerate(self.servers):
-            self.ask(place, "CLUSTER", "SET-CONFIG-EPOCH", place + 1)
-            self.ask(0, "CLUSTER", "MEET", "127.0.0.1", server.port)
+            self.servers[place].ask("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
+            self.servers[0].ask("CLUSTER", "MEET", "127.0.0.1", server.port)
         names = [self.identity(place) for place in range(len(self.servers))]
         for place in range(MASTERS, len(self.servers)):
             wait_until(
                 lambda place=place: (
-                    names[place - MASTERS] in str(self.ask(place, "CLUSTER", "NODES"))
+                    names[place - MASTERS] in str(self.servers[place].ask("CLUSTER", "NODES"))
                 ),
                 "a replica knows its master",
             )
-            self.ask(place, "CLUSTER", "REPLICATE", names[place - MASTERS])
+            self.servers[place].ask("CLUSTER", "REPLICATE", names[place - MASTERS])
 
 
 def _free_port() -> int:

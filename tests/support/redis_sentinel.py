@@ -46,8 +46,7 @@ class RedisTrio:
 
     def fail_over(self) -> None:
         """Have the sentinels change master and replica, as before a planned restart."""
-        with redis.Redis(port=self.sentinels[0].port) as client:
-            client.execute_command("SENTINEL", "FAILOVER", NAME)
+        self.sentinels[0].ask("SENTINEL", "FAILOVER", NAME)
 
     def settle(self) -> None:
         """Run everything, and return once all sentinels know one master with one replica."""
@@ -79,17 +78,15 @@ def role(server: RedisServer) -> str:
     if not server.is_running:
         return ""
     try:
-        with redis.Redis(port=server.port, decode_responses=True) as client:
-            answer = client.execute_command("ROLE")
+        answer = server.ask("ROLE")
     except redis.RedisError:
         return ""
     return "" if answer[0] == "slave" and answer[3] != "connected" else str(answer[0])
 
 
 def _view(sentinel: RedisServer) -> dict[str, str]:
-    with redis.Redis(port=sentinel.port, decode_responses=True) as client:
-        answer = client.execute_command("SENTINEL", "MASTER", NAME)
-        replicas = client.execute_command("SENTINEL", "REPLICAS", NAME)
+    answer = sentinel.ask("SENTINEL", "MASTER", NAME)
+    replicas = sentinel.ask("SENTINEL", "REPLICAS", NAME)
     flags = _named(replicas[0])["flags"] if replicas else ""
     return {**_named(answer), "replica-flags": flags}
 

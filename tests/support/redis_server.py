@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import redis
 
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import CHECKOUT, wait_until
@@ -77,6 +80,17 @@ class RedisServer:
     def resume(self) -> None:
         """Let it answer again."""
         self._signal(signal.SIGCONT)
+
+    def ask(self, *words: str | int) -> Any:
+        """The server's answer to a command, of which it keeps no connection."""
+        with redis.Redis(port=self.port, decode_responses=True) as client:
+            return client.execute_command(*words)
+
+    def command_counts(self) -> dict[str, int]:
+        """How often each command was called."""
+        with redis.Redis(port=self.port) as client:
+            found = client.info("commandstats")
+        return {name.removeprefix("cmdstat_"): told["calls"] for name, told in found.items()}
 
     @property
     def is_running(self) -> bool:
