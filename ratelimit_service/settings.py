@@ -45,6 +45,35 @@ class StoreSettings(Section):
         le=86_400,
         description="Redis forgets a counter up to this long after its window, at random.",
     )
+    over_limit_cache_bytes: int = Field(
+        0,
+        ge=0,
+        le=16 << 30,
+        description="Counters known to be over their limit are kept in so much memory, and Redis "
+        "isn't asked for them; 0: none.",
+    )
+    stops_when_over_limit: bool = Field(
+        False,
+        description="Where a request goes over one limit, its other limits' counters stay as they "
+        "are.",
+    )
+    breaker_failures: int = Field(
+        3, ge=1, le=1000, description="A Redis node that failed so often in a row is left alone."
+    )
+    breaker_pause_seconds: float = Field(
+        1, gt=0, le=4, description="For so long; then one call tries it again."
+    )
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Processes that share a limit while Redis is away and has not yet told how "
+        "many live.",
+    )
+    follows_redis_clock: bool = Field(
+        True,
+        description="Windows follow Redis' clock, so that replicas agree; else this machine's.",
+    )
 
 
 class PerSecondRedisSettings(RedisSettings):
@@ -98,9 +127,10 @@ class Settings(ServiceSettings):
     http: HttpSettings = HttpSettings(port=8080)
     debug: DebugSettings = DebugSettings()
     store: StoreSettings = StoreSettings()
-    on_store_failure: Literal["error", "allow", "deny"] = Field(
+    on_store_failure: Literal["error", "allow", "deny", "approximate"] = Field(
         "error",
-        description="When counters can't be reached: error leaves it to the caller's failure mode.",
+        description="When counters can't be reached: error leaves it to the caller's failure mode; "
+        "approximate counts here, each limit divided by the live replicas.",
     )
     redis: RedisSettings = RedisSettings()
     redis_per_second: PerSecondRedisSettings = PerSecondRedisSettings()
@@ -122,6 +152,29 @@ class Settings(ServiceSettings):
                 "(--store.kind redis), or one worker"
             )
         return self
+
+    @model_validator(mode="after")
+    def require_a_store_that_can_be_away(self) -> Settings:
+        if self.on_store_failure == "approximate" and self.store.kind == "memory":
+            raise ValueError(
+                "on_store_failure: approximate is for Redis; the memory store fails only when it "
+                "is full (choose error, allow or deny)"
+            )
+        return self
+
+    @property
+    def atomic_refusal(self) -> str:
+        """Why this store can't count all or nothing; empty where it can."""
+        if self.store.kind == "memory":
+            return ""
+        if self.redis_per_second.enabled:
+            return "counters stand in two Redis servers (redis_per_second.enabled)"
+        if self.redis.type == "cluster" and self.store.key_format == "envoyproxy":
+            return (
+                "envoyproxy's counter keys spread over a Redis Cluster "
+                "(store.key_format=meshwarden keeps a domain's together)"
+            )
+        return ""
 
     @classmethod
     def settings_customise_sources(

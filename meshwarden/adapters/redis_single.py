@@ -32,6 +32,10 @@ class SingleRedis:
         del key
         return 0
 
+    def node_of(self, group: int) -> str:
+        del group
+        return "server"
+
     async def call_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
         try:
             answers = await self._node.call_script(script, calls, deadline=self._deadline())

@@ -31,6 +31,10 @@ class Redis(Protocol):
         """Keys of one group may stand in one call: always 0, or the Cluster's hash slot."""
         ...
 
+    def node_of(self, group: int) -> str:
+        """The name of the node that holds `group` now; the same for all where there is one."""
+        ...
+
     async def call_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
         """Each call's answer, or the exception that it met; in one round trip a node, save where
         a server doesn't know the script yet, or sends us on to another.

@@ -2,22 +2,27 @@
 
 Answers at once where the store does, else when it has answered. What happens when the counters
 can't be reached is a setting, `on_store_failure`: `error` (the caller's failure mode decides),
-`allow`, or `deny` (every descriptor that has a limit is over it).
+`allow`, `deny` (every descriptor that has a limit is over it), or `approximate`: this process
+counts by itself, with each limit divided by the replicas that lived last. Its bound: while the
+store is away all replicas together admit at most the greater of the limit and their number, a
+window and counter, besides what the store had admitted in the window before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import Fault, Unavailable
+from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.statistics import Statistics
-from ratelimit_service.core.decide import Plan, judge, judge_uncounted, plan
-from ratelimit_service.core.model import Decision, DescriptorSet, Increment, Rules
+from ratelimit_service.core.decide import Plan, judge, judge_uncounted, plan, shared_out
+from ratelimit_service.core.model import Decision, DescriptorSet, Increment, Mode, Outcome, Rules
 
-OnStoreFailure = Literal["error", "allow", "deny"]
+OnStoreFailure = Literal["error", "allow", "deny", "approximate"]
 LOG_INTERVAL_SECONDS = 1
 
 
@@ -25,8 +30,16 @@ class Store(Protocol):
     """`add` as in `core.decide.Counters`; raises `Unavailable`."""
 
     def add(
-        self, increments: Sequence[Increment], *, now: int
-    ) -> list[int] | Awaitable[list[int]]: ...
+        self, increments: Sequence[Increment], *, mode: Mode, now: int
+    ) -> list[Outcome] | Awaitable[list[Outcome]]: ...
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """What counts while the store is away: `replica_count` gives by how many limits are divided."""
+
+    counters: MemoryStore
+    replica_count: Callable[[], int]
 
 
 class Limiter:
@@ -37,6 +50,7 @@ class Limiter:
         store: Store,
         *,
         on_store_failure: OnStoreFailure,
+        approximation: Approximation | None = None,
         statistics: Statistics,
         metrics: Metrics,
         clock: Callable[[], float],
@@ -44,6 +58,7 @@ class Limiter:
         self.rules: Rules | None = None
         self._store = store
         self._on_store_failure = on_store_failure
+        self._approximation = approximation
         self._statistics = statistics
         self._clock = clock
         self._decisions = metrics.tally(
@@ -74,16 +89,18 @@ class Limiter:
         if not planned.increments:
             return self._recorded(judge(planned, (), now=now))
         try:
-            counts = self._store.add(planned.increments, now=now)
+            outcomes = self._store.add(planned.increments, mode=planned.mode, now=now)
         except Unavailable as fault:
             return self._uncounted(planned, fault, now=now)
-        if isinstance(counts, list):
-            return self._recorded(judge(planned, counts, now=now))
-        return self._awaited(planned, counts, now=now)
+        if isinstance(outcomes, list):
+            return self._recorded(judge(planned, outcomes, now=now))
+        return self._awaited(planned, outcomes, now=now)
 
-    async def _awaited(self, planned: Plan, counts: Awaitable[list[int]], *, now: int) -> Decision:
+    async def _awaited(
+        self, planned: Plan, outcomes: Awaitable[list[Outcome]], *, now: int
+    ) -> Decision:
         try:
-            return self._recorded(judge(planned, await counts, now=now))
+            return self._recorded(judge(planned, await outcomes, now=now))
         except Unavailable as fault:
             return self._uncounted(planned, fault, now=now)
 
@@ -96,9 +113,17 @@ class Limiter:
             logger().error("store_failed", answer=answer, reason=str(fault))
         if answer == "error":
             raise fault
+        if self._approximation is not None:
+            return self._approximated(planned, self._approximation, now=now)
         decision = judge_uncounted(planned, is_over=answer == "deny", now=now)
         self._decisions.add(decision.code.name)
         return decision
+
+    def _approximated(self, planned: Plan, approximation: Approximation, *, now: int) -> Decision:
+        """Raises `Unavailable` when there is no room for more counters."""
+        share = shared_out(planned, replicas=approximation.replica_count())
+        outcomes = approximation.counters.add(share.increments, mode=share.mode, now=now)
+        return self._recorded(judge(share, outcomes, now=now))
 
     def _recorded(self, decision: Decision) -> Decision:
         self._decisions.add(decision.code.name)

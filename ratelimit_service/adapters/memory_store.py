@@ -11,13 +11,14 @@ again.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from meshwarden.core.faults import Unavailable
-from ratelimit_service.core.counter import counted
-from ratelimit_service.core.model import Increment
+from ratelimit_service.core.counter import counted, left_out
+from ratelimit_service.core.model import Increment, Mode, Outcome
 
 SWEPT_PER_CALL = 8
+_NO_WINDOW: Mapping[str, int] = {}
 
 
 class MemoryStore:
@@ -31,12 +32,24 @@ class MemoryStore:
         self.counter_count = 0
         """Counters held, those of windows that are over and not yet emptied among them."""
 
-    def add(self, increments: Sequence[Increment], *, now: int) -> list[int]:
-        """Count all of `increments`, or none: raises `Unavailable` when there is no room."""
+    def add(
+        self, increments: Sequence[Increment], *, mode: Mode = Mode.ALWAYS, now: int
+    ) -> list[Outcome]:
+        """Count as `mode` says, or none: raises `Unavailable` when there is no room."""
         self._sweep(now)
         if self.counter_count + len(increments) > self._counters_at_most:
             self._require_room(increments)
-        return [self._added(increment) for increment in increments]
+        if mode is Mode.ALWAYS:
+            return [self._added(increment) for increment in increments]
+        return [
+            self._added(increment) if left is None else left
+            for increment, left in zip(
+                increments, left_out(increments, mode=mode, read=self._read), strict=True
+            )
+        ]
+
+    def _read(self, increment: Increment) -> int:
+        return self._windows.get(increment.window.end, _NO_WINDOW).get(increment.key, 0)
 
     def _added(self, increment: Increment) -> int:
         end = increment.window.end

@@ -1,161 +1,177 @@
 """Counters in Redis: exact over any number of processes, one round trip, bounded in time.
 
-    add -> waits in line -> sender takes all who wait -> one EVALSHA -> each gets its counts
+    add -> the line of the node that holds the counters (redis_line) -> one script call
+    add, counters of several nodes or slots -> their lines at once; judged ones are read first
 
-Requests that arrive while a call is under way wait for the next one and share it, so a busy service
-makes few calls and one connection is enough. A caller waits at most the time limit, connecting
-included; what was sent and not answered in time may have been counted, so a slow Redis can cost
-hits but never admits too many. Known weaknesses: a Redis Cluster would refuse keys of several slots
-in one call; windows follow this machine's clock.
+A caller waits at most the time limit, connecting included; what was sent and not answered in time
+may have been counted, so a slow Redis can cost hits but never admits too many. Known weaknesses: a
+request that `stops_when_over_limit` judges over several servers or slots is read, then counted, in
+two round trips with others in between; what a failed-over master had not yet sent to its replica is
+forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from redis import exceptions
-
-from meshwarden.adapters.redis_client import LIBRARY_ERRORS, client, translated
+from meshwarden.adapters.redis_client import LIBRARY_ERRORS, translated
+from meshwarden.adapters.redis_topology import Redis
+from meshwarden.core.breaker import Breaker
 from meshwarden.core.faults import Unavailable
-from ratelimit_service.adapters.redis_script import SCRIPT, SCRIPT_DIGEST
-from ratelimit_service.core.model import Increment
+from ratelimit_service.adapters.redis_line import Line
+from ratelimit_service.core.counter import left_out
+from ratelimit_service.core.model import Increment, Mode, Outcome
+from ratelimit_service.core.window import Unit
 
-COUNTERS_PER_CALL = 1000
-WAITING_AT_MOST = 10_000
-
-_CLOSED = Unavailable("redis: the store is closed")
+LINES_AT_MOST = 1000
 
 
-class _Waiting(NamedTuple):
-    increments: Sequence[Increment]
-    answer: asyncio.Future[list[int]]
+class Limits(NamedTuple):
+    """How long a caller waits, and when a node is left alone."""
+
+    time_limit_seconds: float
+    failures_at_most: int
+    pause_seconds: float
 
 
 class RedisStore:
     """Counts as `core.counter` says; `jitter` gives seconds to add to a counter's life.
 
-    Raises `Misconfigured` when `url` is none.
+    With `per_second` the counters of one second stand there, all others in `redis`.
     """
 
     def __init__(
         self,
-        url: str,
+        redis: Redis,
         *,
-        auth: str = "",
-        time_limit_seconds: float,
+        limits: Limits,
         jitter: Callable[[], int],
+        monotonic: Callable[[], float],
+        per_second: Redis | None = None,
     ) -> None:
-        self._time_limit_seconds = time_limit_seconds
+        self._redis = redis
+        self._per_second = per_second
+        self._limits = limits
         self._jitter = jitter
-        self._waiting: deque[_Waiting] = deque()
-        self._sender: asyncio.Task[None] | None = None
-        self._redis = client(url, auth=auth)
+        self._monotonic = monotonic
+        self._lines: dict[tuple[bool, str], Line] = {}
 
     @property
     def waiting_count(self) -> int:
         """Requests that are in line for the next call."""
-        return len(self._waiting)
+        return sum(line.waiting_count for line in self._lines.values())
 
-    async def add(self, increments: Sequence[Increment], *, now: int) -> list[int]:
-        """Each counter's value after its own increment; Redis expires by itself, without `now`.
+    @property
+    def open_breaker_count(self) -> int:
+        """Nodes that are not asked for the moment, save one call after each pause."""
+        return sum(line.is_open for line in self._lines.values())
+
+    async def add(
+        self, increments: Sequence[Increment], *, mode: Mode = Mode.ALWAYS, now: int
+    ) -> list[Outcome]:
+        """What came of each increment; Redis expires by itself, without `now`.
 
         Raises `Unavailable` when Redis doesn't answer in time, or refuses.
         """
         del now
-        if len(self._waiting) >= WAITING_AT_MOST:
-            raise Unavailable(f"redis: more than {WAITING_AT_MOST} requests wait for it")
-        answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(increments, answer))
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._send())
         try:
-            async with asyncio.timeout(self._time_limit_seconds):
-                return await answer
+            async with asyncio.timeout(self._limits.time_limit_seconds):
+                parts = self._parts(increments)
+                if len(parts) == 1:
+                    ((is_per_second, group),) = parts
+                    return await self._line(is_per_second, group).submit(group, increments, mode)
+                if mode is not Mode.ALWAYS:
+                    return await self._read_then_added(increments, mode)
+                return list(await self._added(increments, parts))
         except TimeoutError as error:
             raise self._fault(error) from None
 
     async def ping(self) -> None:
-        """Return when Redis answers. Raises `Unavailable` when it doesn't in time."""
+        """Return when every Redis answers. Raises `Unavailable` when one doesn't in time."""
         try:
-            async with asyncio.timeout(self._time_limit_seconds):
-                await self._redis.execute_command("PING")
+            async with asyncio.timeout(self._limits.time_limit_seconds):
+                for redis in self._all():
+                    await redis.ping()
         except LIBRARY_ERRORS as error:
             raise self._fault(error) from error
 
     async def close(self) -> None:
         """Close the connections; who still waits is told that Redis is unavailable."""
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
-        _fail(self._waiting, _CLOSED)
-        self._waiting.clear()
-        await self._redis.aclose()
+        for line in self._lines.values():
+            await line.close()
+        for redis in self._all():
+            await redis.close()
 
-    async def _send(self) -> None:
-        """Call Redis for all who wait, until nobody does."""
-        try:
-            while batch := self._next_batch():
-                try:
-                    async with asyncio.timeout(self._time_limit_seconds):
-                        counts = await self._count(batch)
-                except LIBRARY_ERRORS as error:
-                    _fail(batch, self._fault(error))
-                except asyncio.CancelledError:
-                    _fail(batch, _CLOSED)
-                    raise
-                else:
-                    _share(batch, counts)
-        finally:
-            self._sender = None
+    def _all(self) -> list[Redis]:
+        return [redis for redis in (self._redis, self._per_second) if redis is not None]
 
-    def _next_batch(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        count = 0
-        while self._waiting and (not batch or count < COUNTERS_PER_CALL):
-            waiting = self._waiting.popleft()
-            if not waiting.answer.done():
-                batch.append(waiting)
-                count += len(waiting.increments)
-        return batch
+    def _parts(self, increments: Sequence[Increment]) -> dict[tuple[bool, int], list[int]]:
+        """Where the counters are: (per-second Redis or not, group of keys) to their positions."""
+        parts: dict[tuple[bool, int], list[int]] = {}
+        for position, increment in enumerate(increments):
+            is_per_second = self._per_second is not None and increment.window.unit is Unit.SECOND
+            group = self._at(is_per_second).group_of(increment.key)
+            parts.setdefault((is_per_second, group), []).append(position)
+        return parts
 
-    async def _count(self, batch: list[_Waiting]) -> list[Any]:
-        keys: list[str] = []
-        arguments: list[int] = []
-        for waiting in batch:
-            for increment in waiting.increments:
-                keys.append(increment.key)
-                arguments += (increment.hits, increment.window.seconds + self._jitter())
-        command = (len(keys), *keys, *arguments)
-        try:
-            counts = await self._redis.execute_command("EVALSHA", SCRIPT_DIGEST, *command)
-        except exceptions.NoScriptError:
-            counts = await self._redis.execute_command("EVAL", SCRIPT, *command)
-        return list(counts)
+    def _at(self, is_per_second: bool) -> Redis:
+        per_second = self._per_second
+        return per_second if is_per_second and per_second is not None else self._redis
+
+    def _line(self, is_per_second: bool, group: int) -> Line:
+        """The line of the node that holds `group` now."""
+        redis = self._at(is_per_second)
+        node = redis.node_of(group)
+        line = self._lines.get((is_per_second, node))
+        if line is None:
+            if len(self._lines) >= LINES_AT_MOST:
+                # Nodes that left the Cluster; who waits in their lines is still answered.
+                self._lines.clear()
+            limits = self._limits
+            line = self._lines[(is_per_second, node)] = Line(
+                redis,
+                node,
+                time_limit_seconds=limits.time_limit_seconds,
+                jitter=self._jitter,
+                breaker=Breaker(
+                    failures_at_most=limits.failures_at_most, pause_seconds=limits.pause_seconds
+                ),
+                monotonic=self._monotonic,
+            )
+        return line
+
+    async def _added(
+        self, increments: Sequence[Increment], parts: dict[tuple[bool, int], list[int]]
+    ) -> list[int]:
+        """Counted part by part, all at once. One part's fault is the request's."""
+        waiting: list[tuple[list[int], asyncio.Future[list[Outcome]]]] = []
+        for (is_per_second, group), positions in parts.items():
+            own = [increments[position] for position in positions]
+            try:
+                answer = self._line(is_per_second, group).submit(group, own, Mode.ALWAYS)
+            except Unavailable:
+                for _, earlier in waiting:
+                    earlier.cancel()
+                raise
+            waiting.append((positions, answer))
+        found: list[int] = [0] * len(increments)
+        answers = await asyncio.gather(*(answer for _, answer in waiting))
+        for (positions, _), counts in zip(waiting, answers, strict=True):
+            for position, count in zip(positions, counts, strict=True):
+                # Nothing is left out in the mode ALWAYS.
+                found[position] = count if isinstance(count, int) else count.stands_at
+        return found
+
+    async def _read_then_added(self, increments: Sequence[Increment], mode: Mode) -> list[Outcome]:
+        looks = [increment._replace(hits=0) for increment in increments]
+        counts = await self._added(looks, self._parts(looks))
+        known = {look.key: count for look, count in zip(looks, counts, strict=True)}
+        left = left_out(increments, mode=mode, read=lambda increment: known[increment.key])
+        own = [increment for increment, one in zip(increments, left, strict=True) if one is None]
+        added = iter(await self._added(own, self._parts(own)))
+        return [next(added) if one is None else one for one in left]
 
     def _fault(self, error: BaseException) -> Unavailable:
-        return translated(error, time_limit_seconds=self._time_limit_seconds)
-
-
-def _fail(batch: Iterable[_Waiting], fault: Unavailable) -> None:
-    for waiting in batch:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(Unavailable(fault.problems, retryable=fault.retryable))
-
-
-def _share(batch: Sequence[_Waiting], counts: Sequence[Any]) -> None:
-    """Give each request its part; a key that Redis refused fails its own request alone."""
-    position = 0
-    for waiting in batch:
-        own = counts[position : position + len(waiting.increments)]
-        position += len(waiting.increments)
-        if waiting.answer.done():
-            continue
-        refused = next((answer for answer in own if isinstance(answer, bytes)), None)
-        if refused is None:
-            waiting.answer.set_result([int(answer) for answer in own])
-        else:
-            text = refused.decode("utf-8", "replace")
-            waiting.answer.set_exception(Unavailable(f"redis: {text}"))
+        return translated(error, time_limit_seconds=self._limits.time_limit_seconds)

@@ -15,7 +15,6 @@ from ratelimit_service.core.near_limit import Tally, tally
 
 _IPV4 = re.compile(r"(?<!\d)(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?!\d)")
 _SERVICE = "ratelimit.service"
-_FIELDS = (*Tally._fields, "over_limit_with_local_cache")
 
 
 class Statistics:
@@ -44,12 +43,12 @@ class Statistics:
         for status in decision.statuses:
             if status.counted is None or status.limit is None:
                 continue
-            key, hits, after = status.counted
+            key, hits, outcome = status.counted
             numbers = self._by_limit.get(key)
             if numbers is None:
                 numbers = self._new(key)
             found = tally(
-                status.limit, hits=hits, after=after, near_limit_ratio=self._near_limit_ratio
+                status.limit, hits=hits, outcome=outcome, near_limit_ratio=self._near_limit_ratio
             )
             for field, value in zip(Tally._fields, found, strict=True):
                 if value:
@@ -79,7 +78,7 @@ class Statistics:
         return sorted(found)
 
     def _new(self, key: str) -> dict[str, int]:
-        numbers = dict.fromkeys(_FIELDS, 0)
+        numbers = dict.fromkeys(Tally._fields, 0)
         if len(self._by_limit) < self._names_at_most:
             self._by_limit[key] = numbers
         else:

@@ -15,6 +15,7 @@ from ratelimit_service.core.model import (
     Descriptor,
     DescriptorSet,
     HeaderNames,
+    Limit,
     Metadata,
     Options,
     Status,
@@ -24,7 +25,7 @@ from ratelimit_service.core.window import Unit
 
 def answer(descriptors: DescriptorSet, statuses: tuple[Status, ...], options: Options) -> Decision:
     """The decision that follows from `statuses`."""
-    code = _overall(statuses, quota_mode=options.quota_mode)
+    code = _overall(statuses, options)
     is_shadowed = options.shadow_mode and code is Code.OVER_LIMIT
     return Decision(
         code=Code.OK if is_shadowed else code,
@@ -37,12 +38,12 @@ def answer(descriptors: DescriptorSet, statuses: tuple[Status, ...], options: Op
     )
 
 
-def _overall(statuses: Sequence[Status], *, quota_mode: bool) -> Code:
+def _overall(statuses: Sequence[Status], options: Options) -> Code:
     """Over when a limit is over, or when there are quotas and every one of them is used up."""
     quotas = quotas_over = 0
     for status in statuses:
         is_over = status.code is Code.OVER_LIMIT
-        if _is_quota(status, quota_mode=quota_mode):
+        if is_quota(status.limit, options=options):
             quotas += 1
             quotas_over += is_over
         elif is_over:
@@ -50,9 +51,9 @@ def _overall(statuses: Sequence[Status], *, quota_mode: bool) -> Code:
     return Code.OVER_LIMIT if quotas and quotas_over == quotas else Code.OK
 
 
-def _is_quota(status: Status, *, quota_mode: bool) -> bool:
+def is_quota(limit: Limit | None, *, options: Options) -> bool:
     """With the service-wide quota mode every descriptor is one, even one without a limit."""
-    return quota_mode or (status.limit is not None and status.limit.quota_mode)
+    return options.quota_mode or (limit is not None and limit.quota_mode)
 
 
 def _headers(statuses: Sequence[Status], options: Options) -> tuple[tuple[str, str], ...]:
@@ -64,7 +65,7 @@ def _headers(statuses: Sequence[Status], options: Options) -> tuple[tuple[str, s
         ):
             chosen = status
     for status in statuses:
-        if status.code is Code.OVER_LIMIT and not _is_quota(status, quota_mode=options.quota_mode):
+        if status.code is Code.OVER_LIMIT and not is_quota(status.limit, options=options):
             chosen = status
     if chosen is None or chosen.limit is None:
         return ()

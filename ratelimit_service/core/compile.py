@@ -22,9 +22,16 @@ KIND = "RateLimit"
 
 
 def compile_limits(
-    bundle: Bundle, *, merges_domains: bool = False, options: Options | None = None
+    bundle: Bundle,
+    *,
+    merges_domains: bool = False,
+    options: Options | None = None,
+    atomic_refusal: str = "",
 ) -> Rules:
-    """The rules that `bundle` describes. Raises `InvalidInput` with all that is wrong in it."""
+    """The rules that `bundle` describes. Raises `InvalidInput` with all that is wrong in it.
+
+    `atomic_refusal` says why the store can't count all or nothing, where it can't.
+    """
     problems = list(bundle.unreadable)
     specs: list[DomainSpec] = []
     for file in sorted(filter(_is_ours, bundle.files)):
@@ -36,13 +43,13 @@ def compile_limits(
                 specs.extend(_specs(file, document, problems))
         except InvalidInput as error:
             problems.extend(error.problems)
-    builder = TreeBuilder(merges_domains=merges_domains)
+    builder = TreeBuilder(merges_domains=merges_domains, atomic_refusal=atomic_refusal)
     for spec in specs:
         builder.add(spec)
     problems.extend(builder.problems)
     if problems:
         raise InvalidInput(problems)
-    return Rules(builder.domains, options or Options())
+    return Rules(builder.domains, options or Options(), frozenset(builder.atomic_domains))
 
 
 def reference_message(problem: Problem) -> str:

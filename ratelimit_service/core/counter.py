@@ -1,4 +1,4 @@
-"""What one counter becomes when hits are added, taken back or looked at.
+"""What counters become when the hits of a request are added, taken back or looked at.
 
 The law that every store keeps; the Lua script of the Redis store is its twin, tested to agree.
 Counts saturate far above every limit, so that a flood of huge requests neither overflows nor loses
@@ -7,7 +7,13 @@ exactness in Lua's 53-bit numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from ratelimit_service.core.model import Effect, Increment, LeftOut, Mode
+
 COUNT_AT_MOST = 2**52
+
+Read = Callable[[Increment], int]
 
 
 def counted(before: int, hits: int) -> int:
@@ -17,3 +23,55 @@ def counted(before: int, hits: int) -> int:
     (5, 3, 0)
     """
     return max(0, min(before + hits, COUNT_AT_MOST))
+
+
+def is_over(increment: Increment, after: int) -> bool:
+    """Whether `after` is over the limit; who gives hits back never is."""
+    return after > increment.at_most and increment.hits >= 0
+
+
+def left_out(increments: Sequence[Increment], *, mode: Mode, read: Read) -> list[LeftOut | None]:
+    """For each increment whether its hits are left out, judged before any is counted.
+
+    `read` gives the present value of an increment's counter.
+    """
+    if mode is Mode.STOPS_WHEN_OVER:
+        return _left_out_where_not_over(increments, read)
+    if mode is Mode.ALL_OR_NONE:
+        return _left_out_when_denied(increments, read)
+    return [None] * len(increments)
+
+
+def _left_out_where_not_over(increments: Sequence[Increment], read: Read) -> list[LeftOut | None]:
+    """Each counter is judged by itself, even one that stands twice, as the reference does; what is
+    given back is always counted.
+    """
+    before = [read(increment) for increment in increments]
+    over = [
+        is_over(increment, counted(count, increment.hits))
+        for increment, count in zip(increments, before, strict=True)
+    ]
+    if not any(over):
+        return [None] * len(increments)
+    return [
+        None if one_is_over or increment.hits < 0 else LeftOut(count, is_over=False)
+        for increment, one_is_over, count in zip(increments, over, before, strict=True)
+    ]
+
+
+def _left_out_when_denied(increments: Sequence[Increment], read: Read) -> list[LeftOut | None]:
+    """A counter that stands twice is judged with all its hits so far."""
+    after: dict[str, int] = {}
+    found: list[LeftOut | None] = []
+    quotas = quotas_over = denials = 0
+    for increment in increments:
+        before = read(increment)
+        key = increment.key
+        after[key] = counted(after.get(key, before), increment.hits)
+        over = is_over(increment, after[key])
+        found.append(LeftOut(before, over))
+        denials += over and increment.effect is Effect.DENIES
+        quotas += increment.effect is Effect.QUOTA
+        quotas_over += over and increment.effect is Effect.QUOTA
+    is_denied = denials > 0 or (quotas > 0 and quotas_over == quotas)
+    return found if is_denied else [None] * len(increments)

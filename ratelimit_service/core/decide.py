@@ -3,9 +3,9 @@
     decide = judge(plan(...), the counts after counting)
 
 `plan` and `judge` are pure, so that a store which has to be awaited counts in between, and one in
-memory doesn't wait. Every descriptor with a limit is counted, denied or not, and a request too big
-for what is left is counted in full: one such request uses the window up (as the reference does;
-known weakness).
+memory doesn't wait. Unless a mode says otherwise every descriptor with a limit is counted, denied
+or not, and a request too big for what is left is counted in full: one such request uses the window
+up (as the reference does; known weakness, which `atomic` limits don't have).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from meshwarden.core.faults import Unavailable
-from ratelimit_service.core.answer import answer
+from ratelimit_service.core.answer import answer, is_quota
 from ratelimit_service.core.keys import counted_values, counter_key
 from ratelimit_service.core.lookup import find_limit
 from ratelimit_service.core.model import (
@@ -24,9 +24,14 @@ from ratelimit_service.core.model import (
     Decision,
     Descriptor,
     DescriptorSet,
+    Effect,
     Increment,
+    LeftOut,
+    Limit,
     Match,
+    Mode,
     Options,
+    Outcome,
     Rules,
     Status,
     UnanswerableRequest,
@@ -43,8 +48,8 @@ _UNLIMITED = Status(limit_remaining=UNLIMITED_REMAINING)
 class Counters(Protocol):
     """Where hits are counted."""
 
-    def add(self, increments: Sequence[Increment], *, now: int) -> Sequence[int]:
-        """Count all or none, one after the other; give each counter's value after its own."""
+    def add(self, increments: Sequence[Increment], *, mode: Mode, now: int) -> Sequence[Outcome]:
+        """Count one after the other, as `mode` says; give what came of each."""
         ...
 
 
@@ -59,6 +64,7 @@ class Plan(NamedTuple):
     statuses: tuple[Status | None, ...]
     matches: tuple[Match, ...]
     increments: tuple[Increment, ...]
+    mode: Mode
     options: Options
 
 
@@ -67,7 +73,8 @@ def decide(
 ) -> Decision:
     """The answer to `descriptors` at `now` (whole seconds since the epoch), their hits counted."""
     planned = plan(descriptors, rules, now=now)
-    return judge(planned, counters.add(planned.increments, now=now), now=now)
+    outcomes = counters.add(planned.increments, mode=planned.mode, now=now)
+    return judge(planned, outcomes, now=now)
 
 
 def plan(descriptors: DescriptorSet, rules: Rules | None, *, now: int) -> Plan:
@@ -92,9 +99,45 @@ def plan(descriptors: DescriptorSet, rules: Rules | None, *, now: int) -> Plan:
             hits = _hits(descriptor, descriptors.hits_addend)
             window = Window.of(match.limit.unit, now=now)
             values = counted_values(descriptor, match.shared_values)
-            key = counter_key(domain, values, window=window, options=rules.options)
-            increments.append(Increment(key, hits, window))
-    return Plan(descriptors, statuses, tuple(matches), tuple(increments), rules.options)
+            key = counter_key(domain, values, window=window, rules=rules)
+            increments.append(Increment(key, hits, window, match.limit.requests_per_unit))
+    mode = _mode(matches, rules.options)
+    if mode is Mode.ALL_OR_NONE:
+        increments = _with_effects(increments, matches, statuses, rules.options)
+    return Plan(descriptors, statuses, tuple(matches), tuple(increments), mode, rules.options)
+
+
+def _mode(matches: Sequence[Match], options: Options) -> Mode:
+    """One atomic limit makes the request atomic."""
+    for match in matches:
+        if match.limit.atomic:
+            return Mode.ALL_OR_NONE
+    return Mode.STOPS_WHEN_OVER if options.stops_when_over_limit else Mode.ALWAYS
+
+
+def _with_effects(
+    increments: Sequence[Increment],
+    matches: Sequence[Match],
+    statuses: Sequence[Status | None],
+    options: Options,
+) -> list[Increment]:
+    """`increments` with what each does to the request when it is over, in step with `answer`."""
+    effects = [_effect(match.limit, options) for match in matches]
+    can_quotas_run_out = not any(
+        match.limit.shadow_mode and is_quota(match.limit, options=options) for match in matches
+    ) and not (options.quota_mode and any(status is not None for status in statuses))
+    if not can_quotas_run_out:
+        effects = [Effect.NONE if effect is Effect.QUOTA else effect for effect in effects]
+    return [
+        increment._replace(effect=effect)
+        for increment, effect in zip(increments, effects, strict=True)
+    ]
+
+
+def _effect(limit: Limit, options: Options) -> Effect:
+    if options.shadow_mode or limit.shadow_mode:
+        return Effect.NONE
+    return Effect.QUOTA if is_quota(limit, options=options) else Effect.DENIES
 
 
 def _settled(found: Sequence[Match | None]) -> tuple[Status | None, ...]:
@@ -120,9 +163,9 @@ def _hits(descriptor: Descriptor, hits_addend: int) -> int:
     return -hits if descriptor.is_negative_hits else hits
 
 
-def judge(planned: Plan, counts: Sequence[int], *, now: int) -> Decision:
-    """The answer, given each planned counter's value after its increment."""
-    counted = iter(zip(planned.matches, planned.increments, counts, strict=True))
+def judge(planned: Plan, outcomes: Sequence[Outcome], *, now: int) -> Decision:
+    """The answer, given what came of each planned increment."""
+    counted = iter(zip(planned.matches, planned.increments, outcomes, strict=True))
     statuses = tuple(
         status if status is not None else _status(*next(counted), now)
         for status in planned.statuses
@@ -130,20 +173,42 @@ def judge(planned: Plan, counts: Sequence[int], *, now: int) -> Decision:
     return answer(planned.descriptors, statuses, planned.options)
 
 
-def _status(match: Match, increment: Increment, after: int, now: int) -> Status:
+def _status(match: Match, increment: Increment, outcome: Outcome, now: int) -> Status:
     limit = match.limit
-    is_over = after > limit.requests_per_unit and increment.hits >= 0
+    if isinstance(outcome, LeftOut):
+        count, over = outcome.stands_at, outcome.is_over
+    else:
+        count = outcome
+        over = count > increment.at_most and increment.hits >= 0
     return Status(
-        code=Code.OVER_LIMIT if is_over and not limit.shadow_mode else Code.OK,
+        code=Code.OVER_LIMIT if over and not limit.shadow_mode else Code.OK,
         limit=limit,
-        limit_remaining=max(0, limit.requests_per_unit - after),
+        limit_remaining=max(0, increment.at_most - count),
         reset_seconds=increment.window.seconds_until_reset(now),
-        is_over=is_over,
-        counted=Count(match.statistics_key, increment.hits, after),
+        is_over=over,
+        counted=Count(match.statistics_key, increment.hits, outcome),
+    )
+
+
+def shared_out(planned: Plan, *, replicas: int) -> Plan:
+    """`planned` with the part of each limit that one of `replicas` may give away by itself.
+
+    At least 1, so that all together admit at most the greater of the limit and `replicas`.
+    """
+    return planned._replace(
+        increments=tuple(
+            increment._replace(
+                at_most=max(min(1, increment.at_most), increment.at_most // replicas)
+            )
+            for increment in planned.increments
+        )
     )
 
 
 def judge_uncounted(planned: Plan, *, is_over: bool, now: int) -> Decision:
     """The answer when counters can't be reached: every limit is over, or none is."""
-    counts = [match.limit.requests_per_unit + 1 if is_over else 0 for match in planned.matches]
-    return judge(planned, counts, now=now)
+    outcomes = [
+        increment.at_most + max(1, increment.hits) if is_over else 0
+        for increment in planned.increments
+    ]
+    return judge(planned, outcomes, now=now)

@@ -7,7 +7,7 @@ units, wildcards) is the business of `tree`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,9 @@ FLAG_KEYS = (
 KEYS = TEXT_KEYS.union(
     FLAG_KEYS, ("descriptors", "rate_limit", "requests_per_unit", "replaces", "metadata")
 )
-"""Every key there is; the reference accepts each of them anywhere."""
+"""The reference's keys; it accepts each of them anywhere."""
+OWN_KEYS = frozenset({"atomic"})
+"""Ours, which stand in `rate_limit` and nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class RateLimitSpec:
     unlimited: bool
     name: str
     replaces: tuple[str, ...]
+    atomic: bool
     line: int
 
 
@@ -66,7 +69,7 @@ class DomainSpec:
     line: int
 
 
-def key_problems(file: str, value: Value) -> Iterator[Problem]:
+def key_problems(file: str, value: Value, *, known: Set[str] = KEYS) -> Iterator[Problem]:
     """Unknown keys anywhere, lists of anything but mappings, scalars that are floats."""
     if not isinstance(value, Mapping):
         return
@@ -74,8 +77,10 @@ def key_problems(file: str, value: Value) -> Iterator[Problem]:
         if not isinstance(key, Scalar) or not isinstance(key.value, str):
             what = f"config error, key is not of type string: {_go_text(key)}"
             yield Problem(file, key.line, what)
-        elif key.text not in KEYS:
+        elif key.text not in known:
             yield Problem(file, key.line, f"config error, unknown key '{key.text}'")
+        elif key.text == "rate_limit" and isinstance(inner, Mapping):
+            yield from key_problems(file, inner, known=KEYS | OWN_KEYS)
         elif key.text != "metadata":
             yield from _value_problems(file, inner)
 
@@ -150,6 +155,7 @@ class TypedReader:
             unlimited=self._flag(mapping.get("unlimited")),
             name=self._text(mapping.get("name")),
             replaces=tuple(self._text(item.get("name")) for item in replaces),
+            atomic=self._flag(mapping.get("atomic")),
             line=mapping.line,
         )
 

@@ -5,6 +5,9 @@ so no value that a client sends can reach the counter of another descriptor. The
 with `_` and escapes nothing: it is there for a rolling change on one Redis, and its collisions come
 with it (("a", "b_c") counts as ("a_b", "c"), and two units share a key whenever their windows start
 together).
+
+A domain with atomic limits stands in braces: a Redis Cluster puts all its counters into one slot,
+where one script can judge them together. The cost: one node counts the whole domain.
 """
 
 from __future__ import annotations
@@ -12,26 +15,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from ratelimit_service.core.model import Descriptor, Options
+from ratelimit_service.core.model import Descriptor, Rules
 from ratelimit_service.core.window import Window
 
 KEY_FORMATS = ("meshwarden", "envoyproxy")
 
 
 def counter_key(
-    domain: str, values: Sequence[tuple[str, str]], *, window: Window, options: Options
+    domain: str, values: Sequence[tuple[str, str]], *, window: Window, rules: Rules
 ) -> str:
     """The key of the counter of `values` (key and value of each entry, as counted) in `window`."""
+    options = rules.options
     if options.key_format == "envoyproxy":
         joined = "".join(f"{key}_{value}_" for key, value in values)
         return f"{options.key_prefix}{domain}_{joined}{window.start}"
     framed = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in values)
-    return f"{options.key_prefix}{_framed_place(domain, window)}{framed}"
+    place = _framed_place(domain, window, is_tagged=domain in rules.atomic_domains)
+    return f"{options.key_prefix}{place}{framed}"
 
 
 @lru_cache(maxsize=1024)
-def _framed_place(domain: str, window: Window) -> str:
-    return f"rl:{window.unit.name.lower()}:{window.start}:{len(domain)}:{domain}"
+def _framed_place(domain: str, window: Window, *, is_tagged: bool) -> str:
+    """A tag starts with a digit: an empty one, as `{}` of a domain `}`, would be none."""
+    framed = f"{len(domain)}:{domain}"
+    framed = f"{{{framed}}}" if is_tagged else framed
+    return f"rl:{window.unit.name.lower()}:{window.start}:{framed}"
 
 
 def counted_values(

@@ -81,6 +81,8 @@ class Limit:
     shadow_mode: bool = False
     quota_mode: bool = False
     detailed_metric: bool = False
+    atomic: bool = False
+    """A request that it applies to counts everywhere or, where it is denied, nowhere."""
     metadata: Metadata | None = None
 
 
@@ -98,12 +100,54 @@ class Match:
     shared_values: tuple[tuple[int, str], ...] = ()
 
 
+class Effect(IntEnum):
+    """What a counter that is over its limit does to the request."""
+
+    NONE = 0
+    """Nothing: shadow mode, or a quota beside one that can't run out."""
+    DENIES = 1
+    QUOTA = 2
+    """Denies it when every other quota is over, too."""
+
+
+class Mode(IntEnum):
+    """When the hits of one request are counted, of which each may have several counters."""
+
+    ALWAYS = 0
+    STOPS_WHEN_OVER = 1
+    """Where some counter would be over, only those that would be (the reference's
+    STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT)."""
+    ALL_OR_NONE = 2
+    """Nowhere when the request is denied."""
+
+
 class Increment(NamedTuple):
-    """Hits for one counter of one window: negative to give back, 0 to read."""
+    """Hits for one counter of one window: negative to give back, 0 to read.
+
+    `at_most` is the limit that `Mode` judges by.
+    """
 
     key: str
     hits: int
     window: Window
+    at_most: int
+    effect: Effect = Effect.DENIES
+
+
+class LeftOut(NamedTuple):
+    """What a store gives instead of the count after, where it did not count the hits.
+
+    `stands_at` is the counter's present value; `is_over` says whether the hits are over the limit.
+    """
+
+    stands_at: int
+    is_over: bool
+    is_remembered: bool = False
+    """Known to be over without asking the store."""
+
+
+Outcome = int | LeftOut
+"""What came of one increment: the counter's value after it, or that it was left out."""
 
 
 class Count(NamedTuple):
@@ -111,7 +155,7 @@ class Count(NamedTuple):
 
     statistics_key: str
     hits: int
-    after: int
+    outcome: Outcome
 
 
 class Status(NamedTuple):
@@ -158,6 +202,7 @@ class Options:
     has_dynamic_metadata: bool = False
     key_format: str = "meshwarden"
     key_prefix: str = ""
+    stops_when_over_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +229,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The whole configuration, compiled; not changed once built."""
+    """The whole configuration, compiled; not changed once built.
+
+    The counters of a domain in `atomic_domains` stand together in one slot of a Redis Cluster.
+    """
 
     domains: Mapping[str, Node]
     options: Options = Options()
+    atomic_domains: frozenset[str] = frozenset()

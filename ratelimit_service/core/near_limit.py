@@ -12,7 +12,7 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
-from ratelimit_service.core.model import Limit
+from ratelimit_service.core.model import LeftOut, Limit, Outcome
 
 
 class Tally(NamedTuple):
@@ -24,6 +24,7 @@ class Tally(NamedTuple):
     within_limit: int = 0
     shadow_mode: int = 0
     total_negative_hits: int = 0
+    over_limit_with_local_cache: int = 0
 
 
 @lru_cache(maxsize=4096)
@@ -37,11 +38,14 @@ def _float32(number: float) -> float:
     return rounded
 
 
-def tally(limit: Limit, *, hits: int, after: int, near_limit_ratio: float) -> Tally:
-    """The tallies of `hits` that brought the counter of `limit` to `after`."""
+def tally(limit: Limit, *, hits: int, outcome: Outcome, near_limit_ratio: float) -> Tally:
+    """The tallies of `hits` on a counter of `limit`, given what came of them."""
     if hits < 0:
         return Tally(total_negative_hits=-hits)
+    if isinstance(outcome, LeftOut):
+        return _left_out(limit, hits, outcome)
     allowed = limit.requests_per_unit
+    after = outcome
     before = after - hits
     threshold = near_threshold(allowed, near_limit_ratio)
     if after <= allowed:
@@ -53,3 +57,14 @@ def tally(limit: Limit, *, hits: int, after: int, near_limit_ratio: float) -> Ta
         over, near = after - allowed, allowed - max(threshold, before)
     shadow = over if limit.shadow_mode else 0
     return Tally(total_hits=hits, over_limit=over, near_limit=near, shadow_mode=shadow)
+
+
+def _left_out(limit: Limit, hits: int, outcome: LeftOut) -> Tally:
+    """Hits that were not counted were asked for, and over where they were; never within."""
+    over = hits if outcome.is_over else 0
+    return Tally(
+        total_hits=hits,
+        over_limit=over,
+        shadow_mode=over if limit.shadow_mode else 0,
+        over_limit_with_local_cache=over if outcome.is_remembered else 0,
+    )

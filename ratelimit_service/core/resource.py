@@ -35,6 +35,9 @@ class RateLimit(BaseModel):
     name: str = ""
     """Shown in the answer, and the target of `replaces`."""
     replaces: list[Replaces] | None = None
+    atomic: bool = False
+    """A request that this limit applies to counts at all its limits or, where it is denied, at
+    none."""
 
 
 class DescriptorRule(BaseModel):

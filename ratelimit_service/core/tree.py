@@ -21,10 +21,12 @@ _ASKING_FOR_VALUES = frozenset({"value_to_metric", "share_threshold", "detailed_
 class TreeBuilder:
     """Puts domains together; `problems` lists what is wrong with them."""
 
-    def __init__(self, *, merges_domains: bool) -> None:
+    def __init__(self, *, merges_domains: bool, atomic_refusal: str = "") -> None:
         self.domains: dict[str, Node] = {}
+        self.atomic_domains: set[str] = set()
         self.problems: list[Problem] = []
         self._merges_domains = merges_domains
+        self._atomic_refusal = atomic_refusal
 
     def add(self, spec: DomainSpec) -> None:
         """Add one file's domain, or what the file adds to a domain where merging is on."""
@@ -85,6 +87,10 @@ class TreeBuilder:
                 self._refuse(file, line, "should not have an empty replaces entry")
             elif name == rate_limit.name:
                 self._refuse(file, line, "replaces should not contain name of same descriptor")
+        if rate_limit.atomic:
+            self.atomic_domains.add(path[0])
+            if self._atomic_refusal:
+                self._refuse(file, line, f"atomic is not possible: {self._atomic_refusal}")
         return Limit(
             full_key=".".join(path),
             requests_per_unit=rate_limit.requests_per_unit,
@@ -95,6 +101,7 @@ class TreeBuilder:
             shadow_mode="shadow_mode" in spec.flags,
             quota_mode="quota_mode" in spec.flags,
             detailed_metric="detailed_metric" in spec.flags,
+            atomic=rate_limit.atomic,
             metadata=spec.metadata,
         )
 

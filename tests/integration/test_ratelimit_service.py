@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 import grpc
 import httpx2
 import pytest
+from redis import Redis
 
 from tests.support.limit_service import METHOD, Request, Response, Served, request, served
 from tests.support.ports import free_ports
@@ -26,6 +28,7 @@ domain: domain
 descriptors:
 - {key: one, rate_limit: {unit: year, requests_per_unit: 1, name: single}}
 - {key: many, rate_limit: {unit: year, requests_per_unit: 1000000}}
+- {key: ten, rate_limit: {unit: year, requests_per_unit: 10}}
 """
 
 
@@ -174,6 +177,25 @@ def test_a_redis_that_is_cut_is_answered_as_the_setting_says(limits: Path, on_st
             cut.start()
             wait_until(lambda: counts(service), "requests are counted again")
             assert service.process.output.count("Traceback") == 0
+
+
+def test_while_redis_is_away_each_replica_gives_away_its_part_of_a_limit(limits: Path):
+    """Of ten with two replicas five; the other replica is played by an entry among the living."""
+    with running_redis() as cut:
+        arguments = ("--redis.url", cut.url, "--store.kind", "redis")
+        with served(limits, *arguments, "--on-store-failure", "approximate") as service:
+            with Redis(port=cut.port) as client:
+                client.zadd("rl:replicas", {"another": time.time() + 3600})
+            wait_until(lambda: service.metric("ratelimit_replicas 2.0"), "both are counted")
+            assert service.ask("ten").statuses[0].limit_remaining == 9
+            cut.kill()
+            answers = [service.ask("ten") for _ in range(8)]
+            assert [answer.overall_code for answer in answers] == [1] * 5 + [2] * 3
+            assert answers[0].statuses[0].current_limit.requests_per_unit == 10
+            assert answers[0].statuses[0].limit_remaining == 4
+            assert service.metric('ratelimit_store_failures_total{answer="approximate"} 8.0')
+            cut.start()
+            wait_until(lambda: counts(service), "Redis counts again")
 
 
 def expect_failure(service: Served, on_store_failure: str, words: str) -> None:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from meshwarden.core.snapshot import Bundle
 from ratelimit_service.core.compile import compile_limits
-from ratelimit_service.core.counter import counted
+from ratelimit_service.core.counter import counted, left_out
 from ratelimit_service.core.model import (
     Descriptor,
     DescriptorSet,
     Entry,
     Increment,
+    Mode,
     Options,
+    Outcome,
     Override,
     Rules,
 )
@@ -49,12 +51,16 @@ class DictionaryCounters:
     def __init__(self) -> None:
         self.values: dict[str, int] = {}
 
-    def add(self, increments: Sequence[Increment], *, now: int) -> list[int]:
+    def add(self, increments: Sequence[Increment], *, mode: Mode, now: int) -> list[Outcome]:
         """Count, ignoring time: the key names the window."""
         del now
-        counts = []
-        for increment in increments:
+        left = left_out(increments, mode=mode, read=lambda one: self.values.get(one.key, 0))
+        outcomes: list[Outcome] = []
+        for increment, one_left in zip(increments, left, strict=True):
+            if one_left is not None:
+                outcomes.append(one_left)
+                continue
             after = counted(self.values.get(increment.key, 0), increment.hits)
             self.values[increment.key] = after
-            counts.append(after)
-        return counts
+            outcomes.append(after)
+        return outcomes

@@ -6,6 +6,7 @@ Knows no particular program; `envoy.py` beside it does.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import subprocess
 import time
@@ -30,9 +31,14 @@ def wait_until(condition: Callable[[], object], what: str, *, limit_seconds: flo
 
 
 async def until(condition: Callable[[], object], what: str, *, limit_seconds: float = 10.0) -> None:
-    """As `wait_until`, for a test whose event loop must go on (a server runs in it)."""
+    """As `wait_until`, for a test whose event loop must go on (a server runs in it); `condition`
+    may have to be awaited.
+    """
     deadline = time.monotonic() + limit_seconds
-    while not condition():
+    while True:
+        found = condition()
+        if await found if inspect.isawaitable(found) else found:
+            return
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {limit_seconds} s in vain until {what}")
         await asyncio.sleep(PAUSE_SECONDS)

@@ -46,6 +46,13 @@ class RedisServer:
         self._configuration = configuration
         self._child: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        if self._child is None:
+            raise AssertionError("the server doesn't run")
+        return self._child.pid
+
     def start(self) -> None:
         """Run, and return once it accepts connections."""
         self.begin()

@@ -15,7 +15,14 @@ from ratelimit_service.adapters.envoy_rls import METHOD, ShouldRateLimit, decode
 from ratelimit_service.adapters.limiter import Limiter, OnStoreFailure, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.statistics import Statistics, sanitised
-from ratelimit_service.core.model import HeaderNames, Increment, Options, Override
+from ratelimit_service.core.model import (
+    HeaderNames,
+    Increment,
+    Mode,
+    Options,
+    Outcome,
+    Override,
+)
 from tests.support.limits import rules
 
 RULES = """
@@ -37,13 +44,15 @@ class FailingStore:
     def __init__(self, *, is_awaited: bool) -> None:
         self._is_awaited = is_awaited
 
-    def add(self, increments: Sequence[Increment], *, now: int) -> list[int] | Awaitable[list[int]]:
-        del increments, now
+    def add(
+        self, increments: Sequence[Increment], *, mode: Mode, now: int
+    ) -> list[Outcome] | Awaitable[list[Outcome]]:
+        del increments, mode, now
         if self._is_awaited:
             return self._fail()
         raise Unavailable("redis: gone")
 
-    async def _fail(self) -> list[int]:
+    async def _fail(self) -> list[Outcome]:
         raise Unavailable("redis: gone")
 
 

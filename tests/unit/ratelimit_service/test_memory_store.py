@@ -12,7 +12,7 @@ from ratelimit_service.core.window import Unit, Window
 
 def hits(key: str, now: int, count: int = 1, unit: Unit = Unit.SECOND) -> Increment:
     window = Window.of(unit, now=now)
-    return Increment(f"{key}@{window.start}", count, window)
+    return Increment(f"{key}@{window.start}", count, window, 10)
 
 
 def test_a_full_store_refuses_new_counters_and_keeps_the_running_ones_exact():

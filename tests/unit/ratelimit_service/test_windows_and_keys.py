@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_service.core.keys import counted_values, counter_key
-from ratelimit_service.core.model import Options
+from ratelimit_service.core.model import Options, Rules
 from ratelimit_service.core.window import SECONDS, Unit, Window
 from tests.support.limits import descriptor
 
@@ -55,7 +55,7 @@ def test_two_counters_never_share_a_key(
 ):
     """Everything can be read back from a key, whatever a client sends, so no two are the same."""
     window = Window.of(unit, now=now)
-    key = counter_key(domain, values, window=window, options=Options())
+    key = counter_key(domain, values, window=window, rules=Rules({}))
     assert read_key(key) == (unit.name.lower(), window.start, domain, values)
 
 
@@ -63,7 +63,7 @@ def test_the_reference_format_lets_descriptors_collide_and_ours_does_not():
     window = Window.of(Unit.SECOND, now=5)
     colliding = [[("a", "b_c")], [("a_b", "c")]]
     theirs, ours = (
-        {counter_key("d", values, window=window, options=options) for values in colliding}
+        {counter_key("d", values, window=window, rules=Rules({}, options)) for values in colliding}
         for options in (Options(key_format="envoyproxy"), Options())
     )
     assert theirs == {"d_a_b_c_5"}
@@ -73,8 +73,8 @@ def test_the_reference_format_lets_descriptors_collide_and_ours_does_not():
 def test_the_prefix_stands_before_both_formats():
     window = Window.of(Unit.SECOND, now=5)
     for key_format in ("envoyproxy", "meshwarden"):
-        options = Options(key_format=key_format, key_prefix="p:")
-        assert counter_key("d", [("k", "v")], window=window, options=options).startswith("p:")
+        rules = Rules({}, Options(key_format=key_format, key_prefix="p:"))
+        assert counter_key("d", [("k", "v")], window=window, rules=rules).startswith("p:")
 
 
 def test_a_shared_pattern_stands_for_the_value_of_its_entry_alone():

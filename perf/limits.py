@@ -1,0 +1,230 @@
+"""What a decision about limits costs, ours beside the real envoyproxy/ratelimit, with no Envoy
+between.
+
+All systems run at once, ours in memory, ours on Redis with one worker and two, and the reference on
+the same Redis; the cases are interleaved in rounds. ghz calls each over gRPC with a fixed number of
+callers and connections, from a thousand different keys; an answer of each case is checked before it
+is timed. CPU a request is user and system time of the service's processes from /proc; redis-server's
+own stands beside it.
+
+    make test-drop-in && python -m perf.limits     writes a dated result into perf/results/
+
+Needs Go once, for ghz and the reference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import grpc
+
+from perf.gateway import cpu_seconds
+from perf.result import write
+from tests.support.limit_service import METHOD, Request, Response
+from tests.support.ports import free_ports, is_listening
+from tests.support.processes import running
+from tests.support.redis_server import RedisServer, running_redis
+from tests.support.reference_ratelimit import reference_program
+
+ROUNDS = 3
+SECONDS = 3
+CALLERS = 32
+CONNECTIONS = 4
+KEYS = 1000
+DESCRIPTORS = (1, 2, 10)
+GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"
+
+LIMITS = """
+domain: perf
+descriptors:
+""" + "".join(
+    f"""
+- {{key: within{number}, rate_limit: {{unit: day, requests_per_unit: 4000000000}}}}
+- {{key: over{number}, rate_limit: {{unit: day, requests_per_unit: 1}}}}
+"""
+    for number in range(max(DESCRIPTORS))
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """One service under test."""
+
+    name: str
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked: `overall_code` is the answer that all requests must have."""
+
+    name: str
+    body: Path
+    first: Mapping[str, Any]
+    overall_code: int
+
+
+def measure() -> dict[str, Any]:
+    """By case and system: requests a second, latencies in milliseconds, CPU in microseconds."""
+    with TemporaryDirectory(prefix="meshwarden-perf-") as name, ExitStack() as stack:
+        folder = Path(name)
+        ghz = _ghz(folder)
+        redis = stack.enter_context(running_redis())
+        systems = list(_systems(folder, redis, stack))
+        cases = list(_cases(folder))
+        rows: dict[str, dict[str, list[dict[str, float]]]] = {}
+        for case in cases:
+            rows[case.name] = {system.name: [] for system in systems}
+            for system in systems:
+                _check(system, case)
+            for _ in range(ROUNDS):
+                for system in systems:
+                    found = _round(ghz, folder, system, case, redis)
+                    rows[case.name][system.name].append(found)
+    return {
+        "callers": CALLERS,
+        "connections": CONNECTIONS,
+        "seconds_a_round": SECONDS,
+        "rounds": rows,
+        "medians": {
+            case: {system: _median(found) for system, found in by_system.items()}
+            for case, by_system in rows.items()
+        },
+    }
+
+
+def _median(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: round(statistics.median(row[key] for row in rows), 2) for key in rows[0]}
+
+
+def _ghz(folder: Path) -> str:
+    """The load generator, installed by Go (from its cache after the first time)."""
+    environment = {**os.environ, "GOBIN": str(folder)}
+    subprocess.run(["go", "install", GHZ], env=environment, check=True)
+    descriptors = files("meshwarden.adapters").joinpath("descriptors.binpb").read_bytes()
+    (folder / "envoy.binpb").write_bytes(descriptors)
+    return str(folder / "ghz")
+
+
+def _systems(folder: Path, redis: RedisServer, stack: ExitStack) -> Iterator[System]:
+    limits = folder / "runtime" / "config"
+    limits.mkdir(parents=True)
+    (limits / "perf.yaml").write_text(LIMITS)
+    reference = {
+        "RUNTIME_ROOT": str(limits.parent),
+        "RUNTIME_SUBDIRECTORY": "",
+        "RUNTIME_WATCH_ROOT": "false",
+        "REDIS_SOCKET_TYPE": "tcp",
+        "REDIS_URL": f"127.0.0.1:{redis.port}",
+        "CACHE_KEY_PREFIX": "reference:",
+        "USE_STATSD": "false",
+        "LOG_LEVEL": "error",
+    }
+    yield stack.enter_context(
+        _running("envoyproxy/ratelimit", [str(reference_program("service_cmd"))], reference)
+    )
+    ours = [sys.executable, "-m", "ratelimit_service", "--configuration.folder", str(limits)]
+    ours += ["--log.level", "warning"]
+    on_redis = ["--store.kind", "redis", "--redis.url", redis.url, "--redis.time-limit-seconds"]
+    for name, options in (
+        ("ours, memory", []),
+        ("ours, Redis", [*on_redis, "5", "--store.key-prefix", "one:"]),
+        ("ours, Redis, 2 workers", [*on_redis, "5", "--store.key-prefix", "two:", "--workers=2"]),
+    ):
+        yield stack.enter_context(_running(name, [*ours, *options], {}))
+
+
+@contextmanager
+def _running(name: str, command: list[str], environment: Mapping[str, str]) -> Iterator[System]:
+    grpc_port, http, debug, streaming = free_ports(4)
+    ports = {
+        "HOST": "127.0.0.1",
+        "GRPC_HOST": "127.0.0.1",
+        "DEBUG_HOST": "127.0.0.1",
+        "GRPC_PORT": str(grpc_port),
+        "PORT": str(http),
+        "DEBUG_PORT": str(debug),
+        "RATELIMIT_GRPC__STREAMING_PORT": str(streaming),
+    }
+    with running(command, environment={**environment, **ports}) as process:
+        process.wait_until(lambda: is_listening(grpc_port), f"{name} listens")
+        yield System(name, grpc_port, process.pid)
+
+
+def _cases(folder: Path) -> Iterator[Case]:
+    for count in DESCRIPTORS:
+        for kind, code in (("within", 1), ("over", 2)):
+            bodies = [
+                {
+                    "domain": "perf",
+                    "descriptors": [
+                        {"entries": [{"key": f"{kind}{number}", "value": f"user-{key}"}]}
+                        for number in range(count)
+                    ],
+                }
+                for key in range(KEYS)
+            ]
+            body = folder / f"{kind}{count}.json"
+            body.write_text(json.dumps(bodies))
+            yield Case(f"{kind} the limit, {count} descriptors", body, bodies[0], code)
+
+
+def _check(system: System, case: Case) -> None:
+    """Warm every key, and see that the answer is the case's."""
+    bodies = json.loads(case.body.read_text())
+    with grpc.insecure_channel(f"127.0.0.1:{system.port}") as channel:
+        call = channel.unary_unary(METHOD)
+        for body in bodies:
+            message = Request(domain=body["domain"], descriptors=body["descriptors"])
+            for _ in range(2):
+                answer = Response.FromString(call(message.SerializeToString(), timeout=10))
+        if answer.overall_code != case.overall_code:
+            sys.exit(f"{system.name}: {case.name}: answered {answer.overall_code}")
+
+
+def _round(
+    ghz: str, folder: Path, system: System, case: Case, redis: RedisServer
+) -> dict[str, float]:
+    command = [ghz, "--insecure", "--protoset", str(folder / "envoy.binpb")]
+    command += ["--call", METHOD.lstrip("/"), "--data-file", str(case.body)]
+    command += ["--concurrency", str(CALLERS), "--connections", str(CONNECTIONS)]
+    command += ["--duration", f"{SECONDS}s", "--duration-stop", "wait", "--format", "json"]
+    before = _tree_cpu_seconds(system.pid), cpu_seconds(redis.pid)
+    done = subprocess.run(
+        [*command, f"127.0.0.1:{system.port}"], capture_output=True, check=True, timeout=60
+    )
+    after = _tree_cpu_seconds(system.pid), cpu_seconds(redis.pid)
+    report = json.loads(done.stdout)
+    if report.get("errorDistribution"):
+        sys.exit(f"{system.name}: {case.name}: {report['errorDistribution']}")
+    count = report["count"]
+    latency = {row["percentage"]: row["latency"] / 1e6 for row in report["latencyDistribution"]}
+    return {
+        "requests_a_second": round(report["rps"], 1),
+        "p50_ms": round(latency[50], 2),
+        "p99_ms": round(latency[99], 2),
+        "cpu_us": round((after[0] - before[0]) / count * 1e6, 1),
+        "redis_cpu_us": round((after[1] - before[1]) / count * 1e6, 1),
+    }
+
+
+def _tree_cpu_seconds(pid: int) -> float:
+    """Of a process and of those that it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return cpu_seconds(pid) + sum(_tree_cpu_seconds(int(child)) for child in children)
+
+
+if __name__ == "__main__":
+    sys.exit(write("limits", measure()))

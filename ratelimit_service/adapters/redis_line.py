@@ -1,0 +1,198 @@
+"""The line of requests that wait for one node of Redis.
+
+    submit -> waits in line -> the sender takes all who wait -> one round trip -> each gets its own
+
+Requests that arrive while a call is under way wait for the next one and share it, so a busy service
+makes few calls and one connection is enough. A breaker leaves a node alone that failed several
+times in a row, so that its callers needn't wait for the time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from meshwarden.adapters.logs import logger
+from meshwarden.adapters.redis_client import LIBRARY_ERRORS, translated
+from meshwarden.adapters.redis_topology import Redis, Script, ScriptCall
+from meshwarden.core.breaker import Breaker
+from meshwarden.core.faults import Unavailable
+from ratelimit_service.adapters.redis_script import SCRIPT
+from ratelimit_service.core.model import Increment, LeftOut, Mode, Outcome
+
+COUNTERS_PER_CALL = 1000
+WAITING_AT_MOST = 10_000
+
+_SCRIPT = Script(SCRIPT)
+_CLOSED = Unavailable("redis: the store is closed")
+
+
+class _Waiting(NamedTuple):
+    """What one request counts in one group of keys."""
+
+    group: int
+    mode: Mode
+    increments: Sequence[Increment]
+    answer: asyncio.Future[list[Outcome]]
+
+
+class Line:
+    """`jitter` gives seconds to add to a counter's life; `monotonic` is for the breaker."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        node: str,
+        *,
+        time_limit_seconds: float,
+        jitter: Callable[[], int],
+        breaker: Breaker,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._redis = redis
+        self._node = node
+        self._time_limit_seconds = time_limit_seconds
+        self._jitter = jitter
+        self._breaker = breaker
+        self._monotonic = monotonic
+        self._waiting: deque[_Waiting] = deque()
+        self._sender: asyncio.Task[None] | None = None
+        self._last_failure = ""
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests that are in line for the next call."""
+        return len(self._waiting)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker is open: requests are refused at once."""
+        return self._breaker.is_open
+
+    def submit(
+        self, group: int, increments: Sequence[Increment], mode: Mode
+    ) -> asyncio.Future[list[Outcome]]:
+        """What will come of `increments`, whose keys are all of `group`.
+
+        Raises `Unavailable` when the breaker is open or the line is full.
+        """
+        if not self._breaker.permits(self._monotonic()):
+            raise Unavailable(f"redis: not asked for the moment: {self._last_failure}")
+        if len(self._waiting) >= WAITING_AT_MOST:
+            raise Unavailable(f"redis: more than {WAITING_AT_MOST} requests wait for it")
+        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(group, mode, increments, answer))
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send())
+        return answer
+
+    async def close(self) -> None:
+        """Who still waits is told that Redis is unavailable."""
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.gather(self._sender, return_exceptions=True)
+        _fail(self._waiting, _CLOSED)
+        self._waiting.clear()
+
+    async def _send(self) -> None:
+        """Call Redis for all who wait, until nobody does."""
+        try:
+            while batch := self._next_batch():
+                calls = [self._call(part) for part in batch]
+                try:
+                    answers = await self._redis.call_script(_SCRIPT, calls)
+                except LIBRARY_ERRORS as error:
+                    answers = [error] * len(batch)
+                except asyncio.CancelledError:
+                    for part in batch:
+                        _fail(part, _CLOSED)
+                    raise
+                self._share(batch, answers)
+        finally:
+            self._sender = None
+
+    def _next_batch(self) -> list[list[_Waiting]]:
+        """Those who wait, together where their keys are of one group."""
+        parts: dict[int, list[_Waiting]] = {}
+        count = 0
+        while self._waiting and (not count or count < COUNTERS_PER_CALL):
+            waiting = self._waiting.popleft()
+            if not waiting.answer.done():
+                parts.setdefault(waiting.group, []).append(waiting)
+                count += len(waiting.increments)
+        return list(parts.values())
+
+    def _call(self, part: Sequence[_Waiting]) -> ScriptCall:
+        """The script's call for `part`: a run for each mode that is judged, one for all others."""
+        keys: list[str] = []
+        arguments: list[str | int] = []
+        run_at, run_length = -1, 0
+        for waiting in part:
+            is_judged = waiting.mode is not Mode.ALWAYS
+            if is_judged or run_at < 0:
+                run_at, run_length = len(arguments), 0
+                arguments += (int(waiting.mode), 0)
+            for key, hits, window, at_most, effect in waiting.increments:
+                keys.append(key)
+                arguments += (hits, window.seconds + self._jitter())
+                if is_judged:
+                    arguments += (at_most, int(effect))
+            run_length += len(waiting.increments)
+            arguments[run_at + 1] = run_length
+            if is_judged:
+                run_at = -1
+        return ScriptCall(tuple(keys), tuple(arguments))
+
+    def _share(self, batch: Sequence[Sequence[_Waiting]], answers: Sequence[Any]) -> None:
+        failure: Unavailable | None = None
+        for part, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, BaseException):
+                failure = translated(answer, time_limit_seconds=self._time_limit_seconds)
+                _fail(part, failure)
+            else:
+                _give(part, answer)
+        self._note(failure)
+
+    def _note(self, failure: Unavailable | None) -> None:
+        """Tell the breaker, and the log when it opens or closes."""
+        was_open = self._breaker.is_open
+        if failure is None:
+            self._breaker.succeeded()
+        else:
+            self._last_failure = str(failure).removeprefix("redis: ")
+            self._breaker.failed(self._monotonic())
+        if self._breaker.is_open and not was_open:
+            logger().error("store_breaker_opened", node=self._node, reason=self._last_failure)
+        elif was_open and not self._breaker.is_open:
+            logger().info("store_breaker_closed", node=self._node)
+
+
+def _fail(part: Iterable[_Waiting], fault: Unavailable) -> None:
+    for waiting in part:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(Unavailable(fault.problems, retryable=fault.retryable))
+
+
+def _give(part: Sequence[_Waiting], answer: Sequence[Any]) -> None:
+    """Give each request its part; a key that Redis refused fails its own request alone."""
+    position = 0
+    for waiting in part:
+        own = answer[position : position + len(waiting.increments)]
+        position += len(waiting.increments)
+        if waiting.answer.done():
+            continue
+        refused = next((one for one in own if isinstance(one, (bytes, str))), None)
+        if refused is None:
+            waiting.answer.set_result([_outcome(one) for one in own])
+        else:
+            text = refused.decode("utf-8", "replace") if isinstance(refused, bytes) else refused
+            waiting.answer.set_exception(Unavailable(f"redis: {text}"))
+
+
+def _outcome(answer: Any) -> Outcome:
+    if isinstance(answer, int):
+        return answer
+    count, over = answer
+    return LeftOut(count, over == 1)
