@@ -54,6 +54,10 @@ class ClusterRedis:
     def group_of(self, key: str) -> int:
         return slot_of(key)
 
+    def node_of(self, group: int) -> str:
+        owner = self._map.owners[group] if self._map.owners else None
+        return str(owner) if owner else "unknown"
+
     async def call_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
         async def send(
             node: Node, positions: Sequence[int], prefix: Sequence[Words], deadline: float

@@ -223,8 +223,11 @@ async def _answer(connection: Any) -> Any:
 def is_read_only(answer: object) -> bool:
     """Whether a server refused to write because it is a replica: then it executed nothing.
 
-    Redis 6.2 wraps what a script's own command met into an error of another kind.
+    Redis 6.2 wraps what a script's own command met into an error of another kind, and a script that
+    catches it may answer a list of such words.
     """
+    if isinstance(answer, list) and answer and isinstance(answer[0], bytes):
+        return b"READONLY " in answer[0]
     return isinstance(answer, exceptions.ReadOnlyError) or (
         isinstance(answer, exceptions.ResponseError) and "-READONLY " in str(answer)
     )

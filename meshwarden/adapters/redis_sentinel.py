@@ -63,6 +63,10 @@ class SentinelRedis:
         del key
         return 0
 
+    def node_of(self, group: int) -> str:
+        del group
+        return "master"
+
     async def call_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
         deadline = self._deadline()
         answers: list[Any] = []
@@ -192,4 +196,4 @@ def _tells_of_another(answer: object) -> bool:
     """Whether the master may have been replaced: it is lost, silent, or a replica by now."""
     if isinstance(answer, exceptions.ResponseError):
         return is_read_only(answer)
-    return isinstance(answer, LOST)
+    return isinstance(answer, LOST) or is_read_only(answer)
