@@ -90,7 +90,8 @@ class RedisServer:
 
     def ask(self, *words: str | int) -> Any:
         """The server's answer to a command, of which it keeps no connection."""
-        with redis.Redis(port=self.port, decode_responses=True) as client:
+        password = self._password or None
+        with redis.Redis(port=self.port, password=password, decode_responses=True) as client:
             return client.execute_command(*words)
 
     def command_counts(self) -> dict[str, int]:
