@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+import uvloop
 
 from meshwarden.adapters.redis_settings import RedisSettings
 from meshwarden.adapters.redis_topology import Redis, connect
@@ -21,6 +23,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what was measured, however well it went."""
     for line in MEASURED:
         terminalreporter.write_line(f"measured: {line}")
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop that the services run in."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +87,5 @@ async def connected() -> AsyncIterator[Connect]:
     for redis in opened:
         await redis.close()
         assert redis.connections()["cx_active"] == 0
+    for _ in range(5):  # TLS takes its leave
+        await asyncio.sleep(0)

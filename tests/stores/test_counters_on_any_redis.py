@@ -111,8 +111,7 @@ async def test_counters_of_a_demoted_master_that_kept_its_connections_are_asked_
     old.ask("REPLICAOF", "127.0.0.1", replica.port)
     for sentinel in trio.sentinels:
         sentinel.start()
-        sentinel.ask("SENTINEL", "REMOVE", "counters")
-        sentinel.ask("SENTINEL", "MONITOR", "counters", "127.0.0.1", replica.port, 2)
+    trio.watch(replica)
     assert await counted(store, "a") == 2
     assert replica.ask("GET", "a") == "2"
     await store.close()

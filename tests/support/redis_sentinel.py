@@ -72,6 +72,10 @@ class RedisTrio:
                 server.ask("REPLICAOF", "127.0.0.1", master.port)
         master.ask("REPLICAOF", "NO", "ONE")
         wait_until(self._has_both_roles, "the replica is linked")
+        self.watch(master)
+
+    def watch(self, master: RedisServer) -> None:
+        """Have the sentinels watch this master, and forget what they knew."""
         for sentinel in self.sentinels:
             sentinel.ask("SENTINEL", "REMOVE", NAME)
             sentinel.ask("SENTINEL", "MONITOR", NAME, "127.0.0.1", master.port, QUORUM)
