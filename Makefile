@@ -11,7 +11,7 @@ CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/p
 export UV_SYSTEM_CERTS := $(if $(CERTIFICATES),true,false)
 unexport VIRTUAL_ENV
 
-.PHONY: help install up test test-interop test-stores test-soak check format audit perf clean
+.PHONY: help install up test test-interop test-drop-in test-stores test-soak check format audit perf clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -59,6 +59,20 @@ $(NPM_FOLDER)/node_modules/.installed: $(NODE) $(NPM_FOLDER)/package.json $(NPM_
 	    --cache .tools/npm-cache --fetch-retry-maxtimeout=10000 > /dev/null
 	@touch $@
 
+# The real envoyproxy/ratelimit, built once a machine: outside the checkout, where `make clean` leaves it.
+REFERENCE := github.com/envoyproxy/ratelimit/src
+REFERENCE_VERSION := v1.4.1-0.20260122083618-3fb702589d36
+REFERENCE_FOLDER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshwarden/envoyproxy-ratelimit-$(REFERENCE_VERSION)
+export REFERENCE_RATELIMIT := $(REFERENCE_FOLDER)
+
+$(REFERENCE_FOLDER)/.installed:
+	@command -v go > /dev/null \
+	  || { echo "make test-drop-in builds the real envoyproxy/ratelimit, which needs Go: apt-get install golang-go"; exit 1; }
+	@echo "building envoyproxy/ratelimit $(REFERENCE_VERSION) into $(@D)"
+	@mkdir -p $(@D)
+	@GOBIN=$(@D) go install $(REFERENCE)/service_cmd@$(REFERENCE_VERSION) $(REFERENCE)/config_check_cmd@$(REFERENCE_VERSION)
+	@touch $@
+
 install: .venv/.installed $(ENVOY) ## what `make up` needs: the services' environment and Envoy
 
 up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports auto": options of `meshwarden up`
@@ -66,12 +80,16 @@ up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports au
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop --ignore=tests/stores --ignore=tests/soak -n 2 --dist loadfile
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores -n 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
 test-interop: .venv/.installed $(NPM_FOLDER)/node_modules/.installed ## the services against npm's oidc-provider, jose and oauth4webapi
 	@$(BIN)/coverage run -m pytest tests/interop
+	@$(BIN)/coverage combine --append --quiet
+
+test-drop-in: install $(REDIS) $(REFERENCE_FOLDER)/.installed ## beside the real envoyproxy/ratelimit, which needs Go; DROP_IN_SEED=x: other random limits
+	@$(BIN)/coverage run -m pytest tests/drop_in
 	@$(BIN)/coverage combine --append --quiet
 
 REDIS_TLS := .tools/redis-tls/.installed

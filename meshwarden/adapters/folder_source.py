@@ -21,7 +21,7 @@ from pathlib import Path
 from watchfiles import Change, awatch
 
 from meshwarden.core.faults import InvalidInput, Problem
-from meshwarden.core.snapshot import Bundle
+from meshwarden.core.snapshot import Bundle, Outcome
 
 SUFFIXES = (".yaml", ".yml")
 FILE_BYTES_AT_MOST = 16 << 20
@@ -72,6 +72,9 @@ class FolderSource:
             _read_into(files, problems, name, path)
         self._outside = outside
         return Bundle(files, tuple(problems))
+
+    def answered(self, outcome: Outcome) -> None:
+        """Nobody to tell: who writes the files looks at the log, the metrics or `/readyz`."""
 
     def _listed(self, problems: list[Problem]) -> list[tuple[str, Path]]:
         """The configuration files by name; notes the folders that they are in, to be watched."""

@@ -40,6 +40,8 @@ from meshwarden.core.faults import Fault, Misconfigured
 
 Metadata = Sequence[tuple[str, str | bytes]]
 Handler = Callable[[bytes, Metadata], bytes | Awaitable[bytes]]
+CallObserver = Callable[[str, float], None]
+"""Told the path of each call that ended, health checks included, and its seconds."""
 
 MESSAGE_SECONDS_AT_MOST = 5.0
 """A call whose message does not come is ended: it counts as in flight meanwhile."""
@@ -84,12 +86,14 @@ class GrpcServer:
         tracing: Tracing,
         certificates: Certificates | None = None,
         shared_ports: bool = False,
+        observe_call: CallObserver | None = None,
     ) -> None:
         """With `certificates` both ports speak TLS and nothing else."""
         self._settings = settings
         self._certificates = certificates
         self._shared_ports = shared_ports
         self._tracing = tracing
+        self._observe_call = observe_call
         self._calls = metrics.tally(
             "grpc_calls", "Calls by method and gRPC status.", ["method", "code"]
         )
@@ -226,7 +230,10 @@ class GrpcServer:
         finally:
             self._in_flight -= 1
             self._calls.add(method.path, code)
-            self._seconds.add(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._seconds.add(seconds)
+            if self._observe_call is not None:
+                self._observe_call(method.path, seconds)
 
     async def _traced(self, method: Method, message: bytes, metadata: Metadata) -> bytes:
         carrier = {name: value for name, value in metadata if isinstance(value, str)}

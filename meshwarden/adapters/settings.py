@@ -136,7 +136,7 @@ class ServiceSettings(BaseSettings):
         1,
         ge=1,
         le=64,
-        description="Processes that share the ports; /stats and /readyz?verbose speak for one.",
+        description="Processes that share the ports; /readyz?verbose speaks for one.",
     )
     stop_seconds: float = Field(
         8, gt=0, le=600, description="Calls in flight may go on this long after SIGTERM."

@@ -39,12 +39,29 @@ SETTINGS = {
     "LIMIT_REMAINING_HEADER": "answer.remaining_header",
     "LIMIT_RESET_HEADER": "answer.reset_header",
     "RESPONSE_DYNAMIC_METADATA": "answer.dynamic_metadata",
+    "CONFIG_TYPE": "configuration.source",
+    "CONFIG_GRPC_XDS_NODE_ID": "xds.node_id",
+    "CONFIG_GRPC_XDS_NODE_METADATA": "xds.node_metadata",
+    "CONFIG_GRPC_XDS_SERVER_URL": "xds.server",
+    "CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL": "xds.connect_retry_seconds",
+    "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS": "xds.headers",
+    "CONFIG_GRPC_XDS_SERVER_USE_TLS": "xds.tls",
+    "CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "xds.tls_certificate_file",
+    "CONFIG_GRPC_XDS_CLIENT_TLS_KEY": "xds.tls_key_file",
+    "CONFIG_GRPC_XDS_SERVER_TLS_CACERT": "xds.tls_ca_file",
+    "CONFIG_GRPC_XDS_SERVER_TLS_SAN": "xds.tls_server_san",
+    "XDS_CLIENT_BACKOFF_INITIAL_INTERVAL": "xds.backoff_initial_seconds",
+    "XDS_CLIENT_BACKOFF_MAX_INTERVAL": "xds.backoff_at_most_seconds",
+    "XDS_CLIENT_BACKOFF_RANDOM_FACTOR": "xds.backoff_random_factor",
+    "XDS_CLIENT_BACKOFF_JITTER": "xds.backoff_jitter",
+    "XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES": "xds.message_bytes_at_most",
 }
 """Variable of the reference (COUNTER_KEY_FORMAT is ours) to setting."""
 
 _WORDS = {
     "log.level": {"trace": "debug", "warn": "warning", "fatal": "error", "panic": "error"},
     "log.format": {"text": "console"},
+    "configuration.source": {"file": "folder", "grpc_xds_sotw": "xds"},
 }
 
 

@@ -137,7 +137,7 @@ class TypedReader:
         return DescriptorSpec(
             key=self._text(mapping.get("key")),
             value=self._text(mapping.get("value")),
-            rate_limit=self._rate_limit(mapping.get("rate_limit")),
+            rate_limit=self._rate_limit(mapping.overlaid("rate_limit")),
             flags=frozenset(flags),
             metadata=self._metadata(mapping.get("metadata")),
             descriptors=self._descriptors(mapping.get("descriptors")),

@@ -18,7 +18,7 @@ from tests.support.processes import CHECKOUT
 from tests.support.quickstart import meshwarden
 
 COMMANDS = (
-    *(["up"], ["check"], ["test"], ["explain"], ["token"], ["doctor"]),
+    *(["up"], ["check"], ["test"], ["explain"], ["limits", "explain"], ["token"], ["doctor"]),
     *(["keys", "create"], ["keys", "list"], ["keys", "revoke"]),
     *(["render", "envoy"], ["render", "envoy-secrets"], ["render", "reference"]),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import sys
@@ -126,6 +127,17 @@ def test_the_debug_port_shows_the_limits_and_the_statistics(service: Served):
     assert int(shown["ratelimit.service.rate_limit.domain.one.total_hits"]) >= 1
     assert shown["ratelimit.service.config_load_success"] == "1"
     assert service.lines("/")
+
+
+def test_a_limit_that_is_over_stands_in_the_log_without_the_clients_value(service: Served):
+    for _ in range(3):
+        service.ask("one", "value-of-a-client")
+    lines = service.process.output.splitlines()
+    told = [json.loads(line) for line in lines if '"over_limit"' in line]
+    assert [(line["domain"], line["rule"], line["name"], line["limit"]) for line in told[:1]] == [
+        ("domain", "domain.one", "single", 1)
+    ]
+    assert "value-of-a-client" not in service.process.output
 
 
 def test_health_is_told_under_the_references_name(service: Served):

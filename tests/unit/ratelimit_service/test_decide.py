@@ -224,12 +224,21 @@ def test_dynamic_metadata_tells_what_was_asked_and_what_was_configured():
             {"entries": ["b=2"]},
             {
                 "entries": ["path="],
-                "limit": {"requestsPerUnit": 3, "unit": "MINUTE"},
+                "limit": "requests_per_unit:3 unit:MINUTE",
                 "hitsAddend": 2,
             },
         ],
         "metadata": {"who": "first", "deep": {"x": 1, "list": [1], "z": 2}},
     }
+
+
+@pytest.mark.parametrize("flag", ["detailed_metric", "value_to_metric", "share_threshold"])
+def test_metadata_is_kept_where_statistics_or_counters_depend_on_the_request(flag: str):
+    """The reference loses it there: it makes the limit anew for each request."""
+    text = METADATA.replace("- key: a\n", f'- key: a\n  value: "x*"\n  {flag}: true\n')
+    answer = Asked(text, Options(has_dynamic_metadata=True))(descriptor(("a", "xyz")))
+    assert answer.metadata is not None
+    assert answer.metadata["metadata"]["who"] == "first"
 
 
 def test_merging_metadata_leaves_the_configuration_as_it_was():
@@ -245,6 +254,23 @@ def test_metadata_of_a_limit_that_is_over_is_left_out():
     over = ask(descriptor(("a", "1")), descriptor(("unknown", "2"))).metadata
     assert over is not None
     assert "metadata" not in over
+
+
+def test_dynamic_metadata_tells_which_quotas_are_used_up():
+    text = """
+domain: domain
+descriptors:
+- {key: a, quota_mode: true, rate_limit: {unit: day, requests_per_unit: 1}}
+- {key: b, rate_limit: {unit: day, requests_per_unit: 1}}
+"""
+    ask = Asked(text, Options(has_dynamic_metadata=True))
+    both = descriptor(("b", "1")), descriptor(("a", "1"))
+    within, over = ask(*both).metadata, ask(*both).metadata
+    assert within is not None
+    assert over is not None
+    assert within["quotaModeEnabled"] is True
+    assert "quotaModeViolations" not in within
+    assert over["quotaModeViolations"] == [1]
 
 
 def test_without_counters_every_limit_is_over_or_none():
