@@ -189,7 +189,7 @@ class Node:
                 await _require_master(connection, self.name)
         except BaseException:
             self._open_count -= 1
-            await connection.disconnect(nowait=True)
+            await _drop(connection)
             raise
         self._counts.active += 1
         self._counts.total += 1
@@ -199,7 +199,17 @@ class Node:
         self._open_count -= 1
         self._counts.active -= 1
         self._counts.local_close += 1
-        await connection.disconnect(nowait=True)
+        await _drop(connection)
+
+
+async def _drop(connection: Any) -> None:
+    """End it at once. The library would still send what waits to be sent, and wait for TLS' leave;
+    what no answer can come of is better not sent.
+    """
+    writer = connection._writer
+    if writer is not None:
+        writer.transport.abort()
+    await connection.disconnect(nowait=True)
 
 
 async def _require_master(connection: Any, name: str) -> None:

@@ -87,5 +87,3 @@ async def connected() -> AsyncIterator[Connect]:
     for redis in opened:
         await redis.close()
         assert redis.connections()["cx_active"] == 0
-    for _ in range(5):  # TLS takes its leave
-        await asyncio.sleep(0)

@@ -39,6 +39,12 @@ class RedisTrio:
         (found,) = (server for server in self.servers if role(server) == "master")
         return found
 
+    @property
+    def replica(self) -> RedisServer:
+        """The server that says that it is the replica, and has its master's data."""
+        (found,) = (server for server in self.servers if role(server) == "slave")
+        return found
+
     def named_by_most(self) -> RedisServer:
         """The server that most of the running sentinels name."""
         ports = [
