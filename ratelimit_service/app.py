@@ -16,9 +16,12 @@ from meshwarden.core.snapshot import Bundle, Refused, SnapshotHolder
 from meshwarden.core.snapshot import Outcome as Offered
 from ratelimit_service import app_counting, app_statistics
 from ratelimit_service.adapters import http_api
+from ratelimit_service.adapters.configuration_health import ConfigurationHealth
 from ratelimit_service.adapters.denial_log import DenialLog
 from ratelimit_service.adapters.envoy_rls import ShouldRateLimit, decoded_json
 from ratelimit_service.adapters.limiter import Limiter
+from ratelimit_service.adapters.reference_page import variables_page
+from ratelimit_service.adapters.runtime_folder import RuntimeListing
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.app_counting import read_counters
 from ratelimit_service.core.compile import compile_limits
@@ -29,16 +32,33 @@ from ratelimit_service.settings import Settings
 if TYPE_CHECKING:
     from meshwarden.adapters.ads_source import AdsSource
 
-__all__ = ["Settings", "build", "decoded_json", "options", "read_counters", "source"]
+__all__ = [
+    "Settings",
+    "build",
+    "decoded_json",
+    "options",
+    "read_counters",
+    "source",
+    "variables_page",
+]
 
 
 def source(settings: Settings) -> FolderSource:
     """The files that configure us. Raises `Misconfigured` when there is no folder."""
-    if settings.configuration.folder is None:
+    if settings.configuration.folder is not None:
+        return FolderSource(settings.configuration.folder)
+    runtime = settings.runtime
+    if runtime.root is None:
         raise Misconfigured(
             "no configuration: set --configuration.folder (or RUNTIME_ROOT) to a folder of limits"
         )
-    return FolderSource(settings.configuration.folder)
+    listing = RuntimeListing(
+        runtime.subdirectory,
+        runtime.app_directory,
+        watches_root=runtime.watches_root,
+        ignores_dot_files=runtime.ignores_dot_files,
+    )
+    return FolderSource(runtime.root, listing=listing)
 
 
 def options(settings: Settings) -> Options:
@@ -79,7 +99,12 @@ def build(service: Service, settings: Settings) -> None:
     reading = app_statistics.add_outputs(service, settings, statistics)
     debug_routes = http_api.debug_routes(limiter, statistics=reading)
     service.further_http.append((settings.debug.host, settings.debug.port, debug_routes))
-    service.readiness.checks["configuration"] = configuration.unready_reason
+    service.readiness.checks["configuration"] = ConfigurationHealth(
+        configuration,
+        lambda: limiter.rules,
+        wanted=settings.health.configuration,
+        starts_without=settings.configuration.starts_without,
+    ).unready_reason
     service.readiness.details["configuration"] = configuration.status
     service.tasks.append(configuration.follow)
 
@@ -150,6 +175,7 @@ class _Compiler:
     def __init__(self, settings: Settings, statistics: Statistics) -> None:
         self._options = options(settings)
         self._merges_domains = settings.merge_domain_config
+        self._takes_every_file = settings.configuration.folder is None
         self._atomic_refusal = settings.atomic_refusal
         self._statistics = statistics
 
@@ -159,6 +185,7 @@ class _Compiler:
                 bundle,
                 merges_domains=self._merges_domains,
                 options=self._options,
+                takes_every_file=self._takes_every_file,
                 atomic_refusal=self._atomic_refusal,
             )
         except InvalidInput:

@@ -66,7 +66,7 @@ def _redis_counting(service: Service, settings: Settings, statistics: Statistics
     if per_second is not None:
         app_statistics.watch_redis(statistics, "redis_per_second_pool", per_second)
     store = _redis_store(settings, redis, per_second)
-    _watch(service, store)
+    _watch(service, store, stays_ready=not settings.health.follows_store)
     replicas = _replicas(service, settings, redis)
     approximation = None
     if settings.on_store_failure == "approximate":
@@ -108,13 +108,15 @@ def _redis_store(settings: Settings, redis: Redis, per_second: Redis | None) -> 
     )
 
 
-def _watch(service: Service, store: RedisStore) -> None:
+def _watch(service: Service, store: RedisStore, *, stays_ready: bool) -> None:
     service.metrics.gauge(
         "ratelimit_store_open_breakers",
         "Redis nodes that are left alone for the moment.",
         lambda: store.open_breaker_count,
     )
-    watch = RedisWatch(store.ping, metrics=service.metrics, pause=asyncio.sleep)
+    watch = RedisWatch(
+        store.ping, metrics=service.metrics, pause=asyncio.sleep, stays_ready=stays_ready
+    )
     service.readiness.checks["store"] = watch.unready_reason
     service.readiness.details["store"] = watch.status
     service.tasks.append(watch.run)

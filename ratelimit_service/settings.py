@@ -6,6 +6,7 @@ in precedence.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,8 +23,10 @@ from meshwarden.adapters.settings import (
     Port,
     Section,
     ServiceSettings,
+    variable,
 )
-from ratelimit_service.adapters.reference_environment import ReferenceEnvironment
+from meshwarden.core.faults import Problem
+from ratelimit_service.adapters.reference_environment import ReferenceEnvironment, reading_for
 from ratelimit_service.core.statsd_lines import parse_tags
 
 
@@ -217,19 +220,57 @@ class StatisticsSettings(Section):
         return self
 
 
-class LimitConfigurationSettings(ConfigurationSettings):
-    """Where limits come from."""
-
-    source: Literal["folder", "xds"] = Field(
-        "folder", description="folder: its files; xds: the ADS server of the settings xds.*."
-    )
-
-
 class DebugSettings(Section):
     """The debug port."""
 
     host: str = Field("0.0.0.0", description="Address that the debug port binds to.")
     port: Port = Field(6070, description="Port of /rlconfig and /stats; 0 takes a free one.")
+
+
+class LimitConfigurationSettings(ConfigurationSettings):
+    """Where the limits come from."""
+
+    source: Literal["folder", "xds"] = Field(
+        "folder", description="folder: its files; xds: the ADS server of the settings xds.*."
+    )
+    starts_without: bool = Field(
+        False,
+        description="Healthy before any configuration was offered; matters where "
+        "health.configuration is not_needed.",
+    )
+
+
+class RuntimeSettings(Section):
+    """Limits in a folder that is laid out as envoyproxy/ratelimit wants it (its RUNTIME_*); read
+    where configuration.folder is not set.
+    """
+
+    root: Path | None = Field(None, description="Folder, or link to one that is swapped.")
+    subdirectory: Path = Field(Path(), description="Folder below the root.")
+    app_directory: Path = Field(Path("config"), description="Folder of the limits below that.")
+    watches_root: bool = Field(
+        True,
+        description="Reads, too, the files beside app-directory whose name begins with its name "
+        "and a dot, and puts that before every file's name in messages.",
+    )
+    ignores_dot_files: bool = Field(
+        False, description="Passes over names that start with a dot, as in a mounted ConfigMap."
+    )
+
+
+class HealthSettings(Section):
+    """What must hold before the service calls itself healthy, besides a first answer of Redis."""
+
+    configuration: Literal["loaded", "with_domains", "not_needed"] = Field(
+        "loaded",
+        description="with_domains: loaded, and with one domain at least; not_needed: a refused "
+        "configuration will do.",
+    )
+    follows_store: bool = Field(
+        False,
+        description="Unhealthy whenever Redis does not answer; else healthy stays healthy, and "
+        "on-store-failure answers.",
+    )
 
 
 class Settings(ServiceSettings):
@@ -240,7 +281,9 @@ class Settings(ServiceSettings):
     grpc: GrpcSettings = GrpcSettings(port=8081, streaming_port=8083)
     http: HttpSettings = HttpSettings(port=8080)
     debug: DebugSettings = DebugSettings()
+    health: HealthSettings = HealthSettings()
     configuration: LimitConfigurationSettings = LimitConfigurationSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
     xds: AdsSettings = AdsSettings()
     store: StoreSettings = StoreSettings()
     on_store_failure: Literal["error", "allow", "deny", "approximate"] = Field(
@@ -263,6 +306,17 @@ class Settings(ServiceSettings):
         if statistics.prometheus.enabled and not statistics.disabled:
             found.append(parse_address(statistics.prometheus.address))
         return found
+
+    @classmethod
+    def environment_problems(cls) -> list[Problem]:
+        return reading_for(cls).problems
+
+    @classmethod
+    def ways_to_set(cls, name: str) -> str:
+        """Named by the reference's variable first, where that one set it."""
+        ours, reference = super().ways_to_set(name), reading_for(cls).set_by.get(name)
+        is_set_by_it = reference is not None and variable(cls, name) not in os.environ
+        return f"{reference}; or {ours}" if is_set_by_it else ours
 
     @model_validator(mode="after")
     def require_a_shared_store(self) -> Settings:

@@ -108,6 +108,11 @@ class Configuration(Generic[SnapshotType]):
                 self._took(outcome)
                 self._source.answered(outcome)
 
+    @property
+    def was_offered(self) -> bool:
+        """Whether any configuration came yet, taken or refused."""
+        return self._holder.current is not None or self._holder.refusal is not None
+
     def unready_reason(self) -> str:
         """Why there is no snapshot yet; empty once there is one."""
         if self._holder.current is not None:

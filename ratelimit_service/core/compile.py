@@ -26,15 +26,17 @@ def compile_limits(
     *,
     merges_domains: bool = False,
     options: Options | None = None,
+    takes_every_file: bool = False,
     atomic_refusal: str = "",
 ) -> Rules:
     """The rules that `bundle` describes. Raises `InvalidInput` with all that is wrong in it.
 
+    `takes_every_file`: whatever their names; else `*.yaml` and `*.yml`, without policy tests.
     `atomic_refusal` says why the store can't count all or nothing, where it can't.
     """
     problems = list(bundle.unreadable)
     specs: list[DomainSpec] = []
-    for file in sorted(filter(_is_ours, bundle.files)):
+    for file in sorted(bundle.files if takes_every_file else filter(_is_ours, bundle.files)):
         try:
             documents = go_yaml.read(file, bundle.files[file])
             if not documents:

@@ -232,7 +232,7 @@ def counts(service: Served) -> bool:
 
 def test_a_service_whose_redis_is_absent_starts_says_so_and_recovers(limits: Path):
     with running_redis(started=False) as late:
-        environment = {"REDIS_URL": late.url.removeprefix("redis://")}
+        environment = {"RATELIMIT_REDIS__URL": late.url, "RATELIMIT_STORE__KIND": "redis"}
         with served(limits, environment=environment, waits_for_ready=False) as service:
             wait_until(lambda: service.health() == "NOT_SERVING", "health is told")
             assert httpx2.get(f"{service.http}/healthcheck").status_code == 500

@@ -148,7 +148,7 @@ def test_resources_are_taken_in_the_order_of_their_names():
     first = made(name="a", domain="d", descriptors=[{"key": "k", "value": "a*"}])
     assert packed(last, first).version == packed(first, last).version
     root = compiled(last, first, merges_domains=True).domains["d"]
-    assert [wildcard.value for wildcard in root.wildcards] == ["a*", "*"]
+    assert [wildcard.pattern for wildcard in root.wildcards] == ["k_a*", "k_*"]
 
 
 def test_two_resources_of_one_name_are_both_taken():
