@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from redis import exceptions
+
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.redis_client import LIBRARY_ERRORS, translated
 from meshwarden.adapters.redis_topology import Redis, Script, ScriptCall
@@ -99,19 +101,35 @@ class Line:
     async def _send(self) -> None:
         """Call Redis for all who wait, until nobody does."""
         try:
-            while batch := self._next_batch():
-                calls = [self._call(part) for part in batch]
-                try:
-                    answers = await self._redis.call_script(_SCRIPT, calls)
-                except LIBRARY_ERRORS as error:
-                    answers = [error] * len(batch)
-                except asyncio.CancelledError:
-                    for part in batch:
-                        _fail(part, _CLOSED)
-                    raise
-                self._share(batch, answers)
+            batch = self._next_batch()
+            while batch:
+                batch = await self._sent(batch) or self._next_batch()
         finally:
             self._sender = None
+
+    async def _sent(self, batch: list[list[_Waiting]]) -> list[list[_Waiting]]:
+        """Call for `batch`, in which each part is one call; gives what is to be sent once more.
+
+        While a Cluster moves a slot it refuses a call of several of its keys (TRYAGAIN), and
+        executes nothing of it: each request of such a part goes by itself then.
+        """
+        try:
+            answers = await self._redis.call_script(_SCRIPT, [self._call(part) for part in batch])
+        except LIBRARY_ERRORS as error:
+            answers = [error] * len(batch)
+        except asyncio.CancelledError:
+            for part in batch:
+                _fail(part, _CLOSED)
+            raise
+        again: list[list[_Waiting]] = []
+        answered = []
+        for part, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, exceptions.TryAgainError) and len(part) > 1:
+                again += [[waiting] for waiting in part]
+            else:
+                answered.append((part, answer))
+        self._share(answered)
+        return again
 
     def _next_batch(self) -> list[list[_Waiting]]:
         """Those who wait, together where their keys are of one group."""
@@ -145,9 +163,9 @@ class Line:
                 run_at = -1
         return ScriptCall(tuple(keys), tuple(arguments))
 
-    def _share(self, batch: Sequence[Sequence[_Waiting]], answers: Sequence[Any]) -> None:
+    def _share(self, answered: Sequence[tuple[Sequence[_Waiting], Any]]) -> None:
         failure: Unavailable | None = None
-        for part, answer in zip(batch, answers, strict=True):
+        for part, answer in answered:
             if isinstance(answer, BaseException):
                 failure = translated(answer, time_limit_seconds=self._time_limit_seconds)
                 _fail(part, failure)

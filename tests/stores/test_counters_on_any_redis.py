@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from meshwarden.adapters.redis_slots import slot_of
 from meshwarden.core.faults import Unavailable
 from ratelimit_service.adapters.redis_store import RedisStore
 from ratelimit_service.core.model import Effect, Increment
 from tests.stores.test_cluster_redis import until_replaced
 from tests.support.counter_contract import NOW, WINDOW, AnyStore, Contract
 from tests.support.processes import until
-from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_cluster import MASTERS, RedisCluster
 from tests.support.redis_sentinel import RedisTrio
 from tests.support.redis_stores import redis_store
 from tests.support.redis_traffic import MEASURED
@@ -114,4 +115,30 @@ async def test_counters_of_a_demoted_master_that_kept_its_connections_are_asked_
     trio.watch(replica)
     assert await counted(store, "a") == 2
     assert replica.ask("GET", "a") == "2"
+    await store.close()
+
+
+async def test_requests_that_share_a_call_are_counted_while_their_slot_is_parted(
+    cluster: RedisCluster,
+):
+    """Redis refuses several keys of such a slot in one call, so each request goes by itself."""
+    store = redis_store(cluster.url, type="cluster")
+    keys = [f"{{shared}}{number}" for number in range(10)]
+    place, slot = cluster.master_of(keys[0]), slot_of(keys[0])
+    target = next(
+        other for other in range(2 * MASTERS) if other != place and cluster.role(other) == "master"
+    )
+    assert await counted(store, keys[0]) == 1
+    servers = cluster.servers
+    servers[target].ask("CLUSTER", "SETSLOT", slot, "IMPORTING", cluster.identity(place))
+    servers[place].ask("CLUSTER", "SETSLOT", slot, "MIGRATING", cluster.identity(target))
+    try:
+        counts = await asyncio.gather(*(counted(store, key) for key in keys))
+        assert counts == [2] + [1] * 9
+    finally:
+        found = servers[target].ask("CLUSTER", "GETKEYSINSLOT", slot, 100)
+        port = servers[place].port
+        servers[target].ask("MIGRATE", "127.0.0.1", port, "", 0, 1000, "KEYS", *found)
+        for at in (place, target):
+            servers[at].ask("CLUSTER", "SETSLOT", slot, "STABLE")
     await store.close()
