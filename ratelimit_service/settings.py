@@ -26,7 +26,7 @@ from meshwarden.adapters.settings import (
     variable,
 )
 from meshwarden.core.faults import Problem
-from ratelimit_service.adapters.reference_environment import ReferenceEnvironment, reading_for
+from ratelimit_service.adapters.reference_environment import ReferenceEnvironment, read
 from ratelimit_service.core.statsd_lines import parse_tags
 
 
@@ -309,12 +309,12 @@ class Settings(ServiceSettings):
 
     @classmethod
     def environment_problems(cls) -> list[Problem]:
-        return reading_for(cls).problems
+        return read(os.environ).problems
 
     @classmethod
     def ways_to_set(cls, name: str) -> str:
         """Named by the reference's variable first, where that one set it."""
-        ours, reference = super().ways_to_set(name), reading_for(cls).set_by.get(name)
+        ours, reference = super().ways_to_set(name), read(os.environ).set_by.get(name)
         is_set_by_it = reference is not None and variable(cls, name) not in os.environ
         return f"{reference}; or {ours}" if is_set_by_it else ours
 

@@ -11,14 +11,13 @@ before all of it. An empty value counts as none. What each variable becomes, the
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import PydanticBaseSettingsSource
 
-from meshwarden.adapters.settings import leaves
 from meshwarden.core.faults import Problem
 from ratelimit_service.adapters.go_values import Value, parse
 from ratelimit_service.adapters.reference_variable import Variable
@@ -59,23 +58,18 @@ class ReferenceEnvironment(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        return reading_for(self.settings_cls).settings
+        return read(os.environ).settings
 
 
-def reading_for(model: type[BaseSettings]) -> Reading:
-    """What this process's environment asks of the settings `model`."""
-    return read(os.environ, known={name for name, _ in leaves(model)})
-
-
-def read(environment: Mapping[str, str], *, known: Collection[str]) -> Reading:
-    """What `environment` asks for, of the settings in `known`."""
+def read(environment: Mapping[str, str]) -> Reading:
+    """What `environment` asks for."""
     reading = Reading()
     values = _parsed(environment, reading.problems)
     if any(environment.get(name) for name in TELLTALES):
         values = {**_defaults(values), **values}
     for variable in (*VARIABLES, *FURTHER):
         if variable.name in values and all(values.get(name) for name in variable.when):
-            _apply(variable, values, known=known, reading=reading)
+            _apply(variable, values, reading)
     if values.get("TRACING_ENABLED"):
         _set(reading, "tracing.otlp_endpoint", _traces_endpoint(environment), "TRACING_ENABLED")
     return reading
@@ -111,9 +105,7 @@ def _defaults(given: Mapping[str, Value]) -> dict[str, Value]:
     return values
 
 
-def _apply(
-    variable: Variable, values: Mapping[str, Value], *, known: Collection[str], reading: Reading
-) -> None:
+def _apply(variable: Variable, values: Mapping[str, Value], reading: Reading) -> None:
     """Put the value of `variable` where it belongs, or say why it can't be."""
     value = values[variable.name]
     hint = variable.refused.get(str(value).upper())
@@ -127,7 +119,7 @@ def _apply(
         reading.problems.append(Problem("", 0, f"{variable.name}: {error}"))
         return
     for setting in variable.settings:
-        if setting in known and all(values.get(name) for name in variable.switches(setting)):
+        if all(values.get(name) for name in variable.switches(setting)):
             _set(reading, setting, converted, variable.name)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from ratelimit_service.adapters.reference_environment import TELLTALES
 from ratelimit_service.adapters.reference_variable import Variable
 from ratelimit_service.adapters.reference_variables import FURTHER, VARIABLES
 
 
-def variables_page(known: Collection[str]) -> str:
-    """Every variable of the reference in Markdown: what becomes of it, and the setting it sets, of
-    those in `known`.
-    """
+def variables_page() -> str:
+    """Every variable of the reference in Markdown: what becomes of it, and the setting it sets."""
     lines = [
         "# Variables of envoyproxy/ratelimit",
         "",
@@ -31,14 +29,13 @@ def variables_page(known: Collection[str]) -> str:
     ]
     for variable in (*sorted(VARIABLES, key=lambda variable: variable.name), *FURTHER):
         default = f"`{variable.default}`" if variable.default else ""
-        row = f"`{variable.name}` | {default} | {_fate(variable, known)} | {_settings(variable)}"
+        row = f"`{variable.name}` | {default} | {_fate(variable)} | {_settings(variable)}"
         lines.append(f"| {row} |")
     return "\n".join(lines) + "\n"
 
 
-def _fate(variable: Variable, known: Collection[str]) -> str:
-    fate = variable.fate if set(variable.settings) <= set(known) else "not honoured yet"
-    return "; ".join([fate, *_conditions(variable)])
+def _fate(variable: Variable) -> str:
+    return "; ".join([variable.fate, *_conditions(variable)])
 
 
 def _conditions(variable: Variable) -> Iterator[str]:

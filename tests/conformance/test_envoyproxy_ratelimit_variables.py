@@ -52,15 +52,9 @@ WORDS = {
 }
 """A value of the reference, and ours for it."""
 
-AWAITED = (
-    *("xds.", "statistics."),
-    "configuration.source",
-)
-"""Settings that other branches bring; to be emptied, then removed, as they are merged."""
-
 
 def asked(environment: dict[str, str]) -> Reading:
-    return read(environment, known=SETTINGS)
+    return read(environment)
 
 
 def value_of(reading: Reading, setting: str) -> object:
@@ -151,4 +145,4 @@ def test_what_is_not_read_is_not_refused():
 
 def test_every_setting_that_a_variable_sets_is_there():
     known = {name for name, _ in leaves(Settings)}
-    assert {name for name in SETTINGS - known if not name.startswith(AWAITED)} == set()
+    assert SETTINGS - known == set()

@@ -103,7 +103,10 @@ def both(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 XDS_CLIENT_BACKOFF_INITIAL_INTERVAL="100ms",
             )
             side = stack.enter_context(run(environment))
-            wait_until(lambda c=control: len(c.stream.requests) > 1, "the first is acknowledged")
+            wait_until(
+                lambda c=control: c.streams and len(c.stream.requests) > 1,
+                "the first is acknowledged",
+            )
             sides.append(Streamed(side, control))
         yield Both(*sides)
 

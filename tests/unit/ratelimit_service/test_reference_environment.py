@@ -14,8 +14,6 @@ from ratelimit_service.adapters.reference_variables import VARIABLES
 from ratelimit_service.app import options
 from ratelimit_service.settings import Settings
 
-KNOWN = {setting for variable in VARIABLES for setting in variable.settings}
-
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,14 +130,14 @@ def test_traces_go_where_opentelemetrys_variables_say(given: dict[str, str], end
 def test_files_of_redis_tls_go_to_each_redis_whose_tls_is_on():
     environment = {"REDIS_TLS_CACERT": "/ca", "REDIS_PERSECOND": "true"}
     for switch, section in (("REDIS_TLS", "redis"), ("REDIS_PERSECOND_TLS", "redis_per_second")):
-        found = read({**environment, switch: "true"}, known=KNOWN)
+        found = read({**environment, switch: "true"})
         told = [name for name, by in found.set_by.items() if by == "REDIS_TLS_CACERT"]
         assert told == [f"{section}.tls_ca_file"]
 
 
 def test_another_sink_switches_the_default_statsd_off():
     def is_on(**given: str) -> object:
-        found = read({"REDIS_URL": "h:1", **given}, known=KNOWN)
+        found = read({"REDIS_URL": "h:1", **given})
         return found.settings["statistics"]["statsd"]["enabled"]
 
     assert is_on() is True
