@@ -17,6 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 TARGET = "meshwarden/adapters/descriptors.binpb"
 MODULES = [
     "envoy.service.auth.v3.external_auth_pb2",
+    "envoy.service.discovery.v3.ads_pb2",
     "envoy.service.ratelimit.v3.rls_pb2",
 ]
 

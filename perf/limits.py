@@ -2,10 +2,10 @@
 between.
 
 All systems run at once, ours in memory, ours on Redis with one worker and two, and the reference on
-the same Redis; the cases are interleaved in rounds. ghz calls each over gRPC with a fixed number of
+the same Redis; the cases are interleaved in rounds. ghz calls each over gRPC with a set number of
 callers and connections, from a thousand different keys; an answer of each case is checked before it
-is timed. CPU a request is user and system time of the service's processes from /proc; redis-server's
-own stands beside it.
+is timed. CPU a request is user and system time of the service's processes from /proc; that of
+redis-server stands beside it.
 
     make test-drop-in && python -m perf.limits     writes a dated result into perf/results/
 

@@ -1,48 +1,64 @@
-"""Puts the parts of ratelimit_service together; the only place that builds its adapters."""
+"""Puts the parts of ratelimit_service together; with its parts `app_counting` and `app_statistics`
+the only place that builds adapters.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from meshwarden.adapters.configuration import Configuration
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import InvalidInput, Misconfigured
-from meshwarden.core.snapshot import Bundle, SnapshotHolder
+from meshwarden.core.snapshot import Bundle, Refused, SnapshotHolder
+from meshwarden.core.snapshot import Outcome as Offered
+from ratelimit_service import app_counting, app_statistics
 from ratelimit_service.adapters import http_api
-from ratelimit_service.adapters.envoy_rls import ShouldRateLimit
-from ratelimit_service.adapters.limiter import Approximation, Limiter, Store
-from ratelimit_service.adapters.memory_store import MemoryStore
-from ratelimit_service.adapters.redis_watch import RedisWatch
+from ratelimit_service.adapters.configuration_health import ConfigurationHealth
+from ratelimit_service.adapters.denial_log import DenialLog
+from ratelimit_service.adapters.envoy_rls import ShouldRateLimit, decoded_json
+from ratelimit_service.adapters.limiter import Limiter
+from ratelimit_service.adapters.reference_page import variables_page
+from ratelimit_service.adapters.runtime_folder import RuntimeListing
 from ratelimit_service.adapters.statistics import Statistics
+from ratelimit_service.app_counting import read_counters
 from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
-from ratelimit_service.core.over_limit_cache import OverLimitCache
-from ratelimit_service.core.tree import described_limits
+from ratelimit_service.core.tree import configured_limits, described_limits
 from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
-    from meshwarden.adapters.redis_topology import Redis
-    from ratelimit_service.adapters.redis_store import RedisStore
-    from ratelimit_service.adapters.replicas import Replicas
+    from meshwarden.adapters.ads_source import AdsSource
 
-__all__ = ["Settings", "build", "options", "source"]
+__all__ = [
+    "Settings",
+    "build",
+    "decoded_json",
+    "options",
+    "read_counters",
+    "source",
+    "variables_page",
+]
 
 
 def source(settings: Settings) -> FolderSource:
     """The files that configure us. Raises `Misconfigured` when there is no folder."""
-    if settings.configuration.folder is None:
+    if settings.configuration.folder is not None:
+        return FolderSource(settings.configuration.folder)
+    runtime = settings.runtime
+    if runtime.root is None:
         raise Misconfigured(
             "no configuration: set --configuration.folder (or RUNTIME_ROOT) to a folder of limits"
         )
-    return FolderSource(settings.configuration.folder)
+    listing = RuntimeListing(
+        runtime.subdirectory,
+        runtime.app_directory,
+        watches_root=runtime.watches_root,
+        ignores_dot_files=runtime.ignores_dot_files,
+    )
+    return FolderSource(runtime.root, listing=listing)
 
 
 def options(settings: Settings) -> Options:
@@ -54,6 +70,8 @@ def options(settings: Settings) -> Options:
         quota_mode=answer.quota_mode,
         header_names=names if answer.headers_enabled else None,
         has_dynamic_metadata=answer.dynamic_metadata,
+        has_rule_metadata=answer.rule_metadata,
+        rule_header=answer.rule_header,
         key_format=settings.store.key_format,
         key_prefix=settings.store.key_prefix,
         stops_when_over_limit=settings.store.stops_when_over_limit,
@@ -62,11 +80,8 @@ def options(settings: Settings) -> Options:
 
 def build(service: Service, settings: Settings) -> None:
     """Add the parts of ratelimit_service to `service`."""
-    statistics = Statistics(
-        near_limit_ratio=settings.statistics.near_limit_ratio,
-        names_at_most=settings.statistics.names_at_most,
-    )
-    counting = _counting(service, settings)
+    statistics = app_statistics.counted(service, settings)
+    counting = app_counting.counting(service, settings, statistics)
     limiter = Limiter(
         counting.store,
         on_store_failure=settings.on_store_failure,
@@ -74,17 +89,32 @@ def build(service: Service, settings: Settings) -> None:
         statistics=statistics,
         metrics=service.metrics,
         clock=counting.clock,
+        denials=_denial_log(service, settings),
     )
     configuration = _configuration(service, settings, limiter, statistics)
     configuration.load()
-    service.methods.append(ShouldRateLimit(limiter, statistics=statistics).method())
+    service.methods.append(ShouldRateLimit(limiter).method())
     service.health_names += ["ratelimit", "envoy.service.ratelimit.v3.RateLimitService"]
     service.routes += http_api.http_routes(limiter, readiness=service.readiness)
-    debug_routes = http_api.debug_routes(limiter, statistics=statistics)
+    reading = app_statistics.add_outputs(service, settings, statistics)
+    debug_routes = http_api.debug_routes(limiter, statistics=reading)
     service.further_http.append((settings.debug.host, settings.debug.port, debug_routes))
-    service.readiness.checks["configuration"] = configuration.unready_reason
+    service.readiness.checks["configuration"] = ConfigurationHealth(
+        configuration,
+        lambda: limiter.rules,
+        wanted=settings.health.configuration,
+        starts_without=settings.configuration.starts_without,
+    ).unready_reason
     service.readiness.details["configuration"] = configuration.status
     service.tasks.append(configuration.follow)
+
+
+def _denial_log(service: Service, settings: Settings) -> DenialLog | None:
+    if not settings.denial_log.enabled:
+        return None
+    denials = DenialLog(shows_values=settings.denial_log.shows_values, pause=asyncio.sleep)
+    service.tasks.append(denials.run)
+    return denials
 
 
 def _configuration(
@@ -92,10 +122,13 @@ def _configuration(
 ) -> Configuration[Rules]:
     def apply(rules: Rules) -> None:
         limiter.rules = rules
+        statistics.keep(configured_limits(rules.domains.values()))
 
+    compiler = _Compiler(settings, statistics)
+    is_streamed = settings.configuration.source == "xds"
     return Configuration(
-        SnapshotHolder(_Compiler(settings, statistics).compiled),
-        source(settings),
+        SnapshotHolder(compiler.discovered if is_streamed else compiler.compiled),
+        _stream(service, settings, statistics) if is_streamed else source(settings),
         apply=apply,
         counts=_counts,
         metrics=service.metrics,
@@ -103,105 +136,31 @@ def _configuration(
     )
 
 
-@dataclass(frozen=True)
-class _Counting:
-    """What counts, what does when it can't, and the clock that windows follow (seconds since the
-    epoch).
+def _stream(service: Service, settings: Settings, statistics: Statistics) -> AdsSource:
+    """The ADS server's limits, each response counted as the reference counts it: not at all where
+    a resource can't be read.
     """
+    from meshwarden.adapters.ads_channel import ads_credentials
+    from meshwarden.adapters.ads_source import AdsSource
+    from ratelimit_service.adapters.rate_limit_config import TYPE_URL, bundle_of
 
-    store: Store
-    clock: Callable[[], float] = time.time
-    approximation: Approximation | None = None
+    def told(bundle: Bundle, outcome: Offered) -> None:
+        if not bundle.unreadable:
+            is_refused = isinstance(outcome, Refused)
+            statistics.add("config_load_error" if is_refused else "config_load_success")
 
-
-def _counting(service: Service, settings: Settings) -> _Counting:
-    """The store that the settings ask for; its watch and its metrics are added to `service`."""
-    if settings.store.kind == "memory":
-        return _Counting(_memory(service, settings))
-    return _redis_counting(service, settings)
-
-
-def _memory(service: Service, settings: Settings) -> MemoryStore:
-    memory = MemoryStore(counters_at_most=settings.store.memory_counters_at_most)
-    service.metrics.gauge(
-        "ratelimit_memory_counters", "Counters in memory.", lambda: memory.counter_count
+    if settings.xds.tls:
+        ads_credentials(settings.xds)
+    stream = AdsSource(
+        settings.xds,
+        type_url=TYPE_URL,
+        bundle_of=bundle_of,
+        metrics=service.metrics,
+        chance=random.random,
+        told=told,
     )
-    return memory
-
-
-def _redis_counting(service: Service, settings: Settings) -> _Counting:
-    from meshwarden.adapters.redis_topology import connect
-    from ratelimit_service.adapters.remembering_store import RememberingStore
-
-    redis = connect(settings.redis)
-    store = _redis_store(service, settings, redis)
-    replicas = _replicas(service, settings, redis)
-    approximation = None
-    if settings.on_store_failure == "approximate":
-        approximation = Approximation(_memory(service, settings), lambda: replicas.count)
-    clock = replicas.now if settings.store.follows_redis_clock else time.time
-    cache_bytes = settings.store.over_limit_cache_bytes
-    if not cache_bytes:
-        return _Counting(store, clock, approximation)
-    cache = OverLimitCache(bytes_at_most=cache_bytes)
-    service.metrics.gauge(
-        "ratelimit_over_limit_cache_entries",
-        "Counters remembered to be over their limit.",
-        lambda: cache.figures().entry_count,
-    )
-    return _Counting(RememberingStore(store, cache), clock, approximation)
-
-
-def _redis_store(service: Service, settings: Settings, redis: Redis) -> RedisStore:
-    from meshwarden.adapters.redis_topology import connect
-    from ratelimit_service.adapters.redis_store import Limits, RedisStore
-
-    jitter_at_most = settings.store.expiration_jitter_seconds
-    per_second = settings.redis_per_second
-    store = RedisStore(
-        redis,
-        limits=Limits(
-            settings.redis.time_limit_seconds,
-            settings.store.breaker_failures,
-            settings.store.breaker_pause_seconds,
-        ),
-        jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
-        monotonic=time.monotonic,
-        per_second=connect(per_second) if per_second.enabled else None,
-    )
-    service.metrics.gauge(
-        "ratelimit_store_open_breakers",
-        "Redis nodes that are left alone for the moment.",
-        lambda: store.open_breaker_count,
-    )
-    watch = RedisWatch(store.ping, metrics=service.metrics, pause=asyncio.sleep)
-    service.readiness.checks["store"] = watch.unready_reason
-    service.readiness.details["store"] = watch.status
-    service.tasks.append(watch.run)
-    service.closers.append(store.close)
-    return store
-
-
-def _replicas(service: Service, settings: Settings, redis: Redis) -> Replicas:
-    from ratelimit_service.adapters.replicas import Replicas
-
-    replicas = Replicas(
-        redis,
-        name=uuid.uuid4().hex,
-        key=f"{settings.store.key_prefix}rl:replicas",
-        count=settings.store.replicas,
-        time_limit_seconds=settings.redis.time_limit_seconds,
-        clock=time.time,
-        monotonic=time.monotonic,
-    )
-    service.metrics.gauge(
-        "ratelimit_replicas",
-        "Processes that share the counters, as last known.",
-        lambda: replicas.count,
-        across_workers="livemin",
-    )
-    service.tasks.append(partial(replicas.run, asyncio.sleep))
-    return replicas
+    service.readiness.details["configuration_stream"] = stream.status
+    return stream
 
 
 def _counts(rules: Rules) -> dict[str, int]:
@@ -211,11 +170,12 @@ def _counts(rules: Rules) -> dict[str, int]:
 
 
 class _Compiler:
-    """Compiles bundles, and counts each version once as the reference counts its loads."""
+    """Compiles bundles; counts each version of files once, as the reference counts its loads."""
 
     def __init__(self, settings: Settings, statistics: Statistics) -> None:
         self._options = options(settings)
         self._merges_domains = settings.merge_domain_config
+        self._takes_every_file = settings.configuration.folder is None
         self._atomic_refusal = settings.atomic_refusal
         self._statistics = statistics
 
@@ -225,6 +185,7 @@ class _Compiler:
                 bundle,
                 merges_domains=self._merges_domains,
                 options=self._options,
+                takes_every_file=self._takes_every_file,
                 atomic_refusal=self._atomic_refusal,
             )
         except InvalidInput:
@@ -232,3 +193,11 @@ class _Compiler:
             raise
         self._statistics.add("config_load_success")
         return rules
+
+    def discovered(self, bundle: Bundle) -> Rules:
+        """Likewise, of a stream's resources; who counts those is `_stream`."""
+        from ratelimit_service.adapters.rate_limit_config import compile_discovered
+
+        return compile_discovered(
+            bundle, merges_domains=self._merges_domains, options=self._options
+        )

@@ -1,22 +1,40 @@
 """Keeps a service's snapshot current: offers each bundle of the source, logs and counts what became
-of it.
+of it, and tells the source.
+
+    Source --bundle--> SnapshotHolder --outcome--> applied, logged, counted --> Source.answered
+
+A source is a folder (`folder_source`), a stream (`ads_source`), or whatever else yields bundles.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.telemetry import Metrics
-from meshwarden.core.snapshot import Accepted, Bundle, Refused, SnapshotHolder, Unchanged
+from meshwarden.core.snapshot import Accepted, Bundle, Outcome, Refused, SnapshotHolder
 
 SnapshotType = TypeVar("SnapshotType")
 
 PROBLEMS_LOGGED_AT_MOST = 50
+
+
+class Source(Protocol):
+    """Where bundles come from."""
+
+    def read(self) -> Bundle | None:
+        """What is there now; None where it can only be waited for."""
+
+    def changes(self, resync_seconds: float) -> AsyncGenerator[Bundle]:
+        """A bundle at first and after each change, for ever. Only a source that may miss a change
+        needs `resync_seconds`: it looks again that often.
+        """
+
+    def answered(self, outcome: Outcome) -> None:
+        """What became of the bundle that was yielded last; told before the next is asked for."""
 
 
 class Configuration(Generic[SnapshotType]):
@@ -27,7 +45,7 @@ class Configuration(Generic[SnapshotType]):
     def __init__(
         self,
         holder: SnapshotHolder[SnapshotType],
-        source: FolderSource,
+        source: Source,
         *,
         apply: Callable[[SnapshotType], None],
         counts: Callable[[SnapshotType], dict[str, int]],
@@ -50,14 +68,16 @@ class Configuration(Generic[SnapshotType]):
         self._told: Refused | None = None
 
     def load(self) -> None:
-        """Read and offer what is there now."""
-        self.offer(self._source.read())
+        """Read and offer what is there now, if the source can be read."""
+        bundle = self._source.read()
+        if bundle is not None:
+            self.offer(bundle)
 
     def offer(self, bundle: Bundle) -> None:
         """Take `bundle` or refuse it; say so once for each version."""
         self._took(self._holder.offer(bundle))
 
-    def _took(self, outcome: Accepted | Unchanged | Refused) -> None:
+    def _took(self, outcome: Outcome) -> None:
         if isinstance(outcome, Accepted) and self._holder.current is not None:
             self._apply(self._holder.current)
             self._offers.add("accepted")
@@ -84,7 +104,14 @@ class Configuration(Generic[SnapshotType]):
         """
         async with aclosing(self._source.changes(self._resync_seconds)) as bundles:
             async for bundle in bundles:
-                self._took(await asyncio.to_thread(self._holder.offer, bundle))
+                outcome = await asyncio.to_thread(self._holder.offer, bundle)
+                self._took(outcome)
+                self._source.answered(outcome)
+
+    @property
+    def was_offered(self) -> bool:
+        """Whether any configuration came yet, taken or refused."""
+        return self._holder.current is not None or self._holder.refusal is not None
 
     def unready_reason(self) -> str:
         """Why there is no snapshot yet; empty once there is one."""

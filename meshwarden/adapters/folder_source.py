@@ -21,7 +21,7 @@ from pathlib import Path
 from watchfiles import Change, awatch
 
 from meshwarden.core.faults import InvalidInput, Problem
-from meshwarden.core.snapshot import Bundle
+from meshwarden.core.snapshot import Bundle, Outcome
 
 SUFFIXES = (".yaml", ".yml")
 FILE_BYTES_AT_MOST = 16 << 20
@@ -30,6 +30,25 @@ QUIET_MILLISECONDS = 50
 WAIT_FOR_QUIET_MILLISECONDS = 400
 
 References = Callable[[Mapping[str, bytes]], Collection[str]]
+Listing = Callable[[Path, list[Problem]], tuple[list[tuple[str, Path]], list[Path]]]
+"""Of a folder, the files that configure us by name, and the folders that hold them, to be watched;
+adds what stands in the way to the problems.
+"""
+
+
+def yaml_files(folder: Path, problems: list[Problem]) -> tuple[list[tuple[str, Path]], list[Path]]:
+    """The `Listing` of every `*.yaml` and `*.yml` below `folder`; hidden ones are left out."""
+    found, folders = [], []
+    for place, names in _walked(folder, problems):
+        folders.append(place)
+        for name in names:
+            path = place / name
+            if path.suffix in SUFFIXES and not name.endswith((".test.yaml", ".test.yml")):
+                found.append((path.relative_to(folder).as_posix(), path))
+    if not found and not problems:
+        # An emptied folder is taken for an accident: it would lift every limit.
+        problems.append(Problem(str(folder), 0, "holds no *.yaml or *.yml file"))
+    return found, folders
 
 
 class FolderSource:
@@ -37,7 +56,7 @@ class FolderSource:
 
     `extra` names further files by the name under which the service's compiler looks for them, such
     as `@api_keys`. `references` says which other files the read ones name; a name is relative to
-    the folder.
+    the folder. `listing` finds the files.
     """
 
     def __init__(
@@ -46,8 +65,10 @@ class FolderSource:
         *,
         extra: Mapping[str, Path] | None = None,
         references: References = lambda _files: (),
+        listing: Listing = yaml_files,
     ) -> None:
         self.folder = folder
+        self._listing = listing
         self._extra = dict(extra or {})
         self._references = references
         self._outside: set[Path] = set(self._extra.values())
@@ -73,6 +94,9 @@ class FolderSource:
         self._outside = outside
         return Bundle(files, tuple(problems))
 
+    def answered(self, outcome: Outcome) -> None:
+        """Nobody to tell: who writes the files looks at the log, the metrics or `/readyz`."""
+
     def _listed(self, problems: list[Problem]) -> list[tuple[str, Path]]:
         """The configuration files by name; notes the folders that they are in, to be watched."""
         self._folders = []
@@ -81,16 +105,7 @@ class FolderSource:
         if not os.path.isdir(self.folder):  # noqa: PTH112 - Path.is_dir raises where it may not look
             problems.append(Problem(str(self.folder), 0, "is not a folder that can be read"))
             return []
-        found = []
-        for place, names in _walked(self.folder, problems):
-            self._folders.append(place)
-            for name in names:
-                path = place / name
-                if path.suffix in SUFFIXES and not name.endswith((".test.yaml", ".test.yml")):
-                    found.append((path.relative_to(self.folder).as_posix(), path))
-        if not found and not problems:
-            # An emptied folder is taken for an accident: it would lift every limit.
-            problems.append(Problem(str(self.folder), 0, "holds no *.yaml or *.yml file"))
+        found, self._folders = self._listing(self.folder, problems)
         if len(found) > FILES_AT_MOST:
             problems.append(Problem(str(self.folder), 0, f"holds more than {FILES_AT_MOST} files"))
         return sorted(found)[:FILES_AT_MOST]

@@ -29,6 +29,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha.reflection import ReflectionServicer
 
 from meshwarden.adapters import ports
+from meshwarden.adapters.client_names import OnlyClientsNamed
 from meshwarden.adapters.fault_status import grpc_status
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.protobuf import pool
@@ -40,6 +41,8 @@ from meshwarden.core.faults import Fault, Misconfigured
 
 Metadata = Sequence[tuple[str, str | bytes]]
 Handler = Callable[[bytes, Metadata], bytes | Awaitable[bytes]]
+CallObserver = Callable[[str, float], None]
+"""Told the path of each call that ended, health checks included, and its seconds."""
 
 MESSAGE_SECONDS_AT_MOST = 5.0
 """A call whose message does not come is ended: it counts as in flight meanwhile."""
@@ -84,12 +87,14 @@ class GrpcServer:
         tracing: Tracing,
         certificates: Certificates | None = None,
         shared_ports: bool = False,
+        observe_call: CallObserver | None = None,
     ) -> None:
         """With `certificates` both ports speak TLS and nothing else."""
         self._settings = settings
         self._certificates = certificates
         self._shared_ports = shared_ports
         self._tracing = tracing
+        self._observe_call = observe_call
         self._calls = metrics.tally(
             "grpc_calls", "Calls by method and gRPC status.", ["method", "code"]
         )
@@ -113,10 +118,13 @@ class GrpcServer:
         await self.set_serving(False, ())
         # No `maximum_concurrent_rpcs`: beyond it grpc.aio answers with an error by itself, where a
         # flood must be answered in-band.
-        main = aio.server(options=self._options())
+        guards = self._guards()
+        main = aio.server(options=self._options(), interceptors=guards)
         main.add_generic_rpc_handlers((_Methods(self._methods, self._answer),))
-        self.port = self._bind(main, self._settings.port)
-        streaming = aio.server(options=self._options(), maximum_concurrent_rpcs=1000)
+        self.port = self._bind_main(main)
+        streaming = aio.server(
+            options=self._options(), interceptors=guards, maximum_concurrent_rpcs=1000
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, streaming)
         names = {path.split("/")[1] for path in self._methods}
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
@@ -137,17 +145,34 @@ class GrpcServer:
         """Take no new calls, let those in flight end within `grace_seconds`, then cut them."""
         await asyncio.gather(*(server.stop(grace_seconds) for server in self._servers))
 
+    def _guards(self) -> list[aio.ServerInterceptor]:
+        """What judges a call's client; none where every client may call."""
+        wanted = "" if self._certificates is None else self._certificates.client_san
+        return [OnlyClientsNamed(wanted)] if wanted else []
+
+    def _bind_main(self, server: aio.Server) -> int:
+        """Bind the main port, or the socket in its place: then there is none, 0."""
+        socket = self._settings.socket
+        if not socket:
+            return self._bind(server, self._settings.port)
+        ports.require_free_socket(socket)
+        address = f"unix-abstract:{socket[1:]}" if socket[0] == "@" else f"unix:{socket}"
+        self._listen(server, address, what=f"the socket {socket}")
+        return 0
+
     def _bind(self, server: aio.Server, port: int) -> int:
         if not self._shared_ports:
             ports.require_free(self._settings.host, port)
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        address = f"{host}:{port}"
+        return self._listen(server, f"{host}:{port}", what=f"port {port} on {host}")
+
+    def _listen(self, server: aio.Server, address: str, *, what: str) -> int:
         try:
             if self._certificates is None:
                 return int(server.add_insecure_port(address))
             return int(server.add_secure_port(address, self._certificates.grpc_credentials()))
         except RuntimeError:
-            raise Misconfigured(f"port {port} on {host} can't be bound by gRPC") from None
+            raise Misconfigured(f"{what} can't be bound by gRPC") from None
 
     def _options(self) -> list[tuple[str, int]]:
         settings = self._settings
@@ -226,7 +251,10 @@ class GrpcServer:
         finally:
             self._in_flight -= 1
             self._calls.add(method.path, code)
-            self._seconds.add(time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._seconds.add(seconds)
+            if self._observe_call is not None:
+                self._observe_call(method.path, seconds)
 
     async def _traced(self, method: Method, message: bytes, metadata: Metadata) -> bytes:
         carrier = {name: value for name, value in metadata if isinstance(value, str)}

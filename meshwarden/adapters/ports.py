@@ -1,9 +1,10 @@
-"""Whether a port can be bound, told before anything starts."""
+"""Whether a port, or a socket, can be bound, told before anything starts."""
 
 from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
 from meshwarden.core.faults import Misconfigured
 
@@ -45,3 +46,29 @@ def require_free(host: str, port: int) -> None:
     """Raise `Misconfigured` when `port` is taken on `host`."""
     if port:
         bind(host, port).close()
+
+
+def require_free_socket(path: str) -> None:
+    """Raise `Misconfigured` when a server listens on the UNIX socket `path` (`@name`: an abstract
+    one), or when no socket can be made there. What a dead server left is no hindrance: gRPC removes
+    it.
+    """
+    what = f"the socket {path} can't be bound"
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1)
+        try:
+            client.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        except OSError as error:
+            raise Misconfigured(f"{what}: {error.strerror or error}") from None
+        else:
+            raise Misconfigured(f"{what}: a server listens there; stop it, or name another path")
+    if path.startswith("@"):
+        return
+    place = Path(path)
+    if not place.parent.is_dir():
+        raise Misconfigured(f"{what}: there is no folder {place.parent}; make it")
+    if place.exists() and not place.is_socket():
+        raise Misconfigured(f"{what}: something else lies there; name another path")

@@ -24,7 +24,7 @@ import uvloop
 from starlette.routing import BaseRoute
 
 from meshwarden.adapters import logs, ports, tls, workers
-from meshwarden.adapters.grpc_server import GrpcServer, Method
+from meshwarden.adapters.grpc_server import CallObserver, GrpcServer, Method
 from meshwarden.adapters.settings import ServiceSettings, load
 from meshwarden.adapters.side_port import HttpServer, Readiness, health_routes
 from meshwarden.adapters.telemetry import Metrics
@@ -56,6 +56,7 @@ class Service:
         self.further_http: list[tuple[str, int, Sequence[BaseRoute]]] = []
         self.tasks: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.closers: list[Callable[[], Awaitable[None]]] = []
+        self.observe_call: CallObserver | None = None
         self._is_shared = settings.workers > 1
         self._certificates = self._with_tls()
         self._http: list[HttpServer] = []
@@ -90,6 +91,7 @@ class Service:
             tracing=self.tracing,
             certificates=self._certificates,
             shared_ports=self._is_shared,
+            observe_call=self.observe_call,
         )
         running: list[asyncio.Task[None]] = []
         try:

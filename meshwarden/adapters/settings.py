@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 from annotated_types import Ge, Gt, Interval, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from meshwarden.core.documents import hint_for
@@ -34,6 +34,11 @@ class Section(BaseModel):
 class GrpcSettings(Section):
     host: str = Field("0.0.0.0", description="Address that the gRPC ports bind to.")
     port: Port = Field(0, description="Main gRPC port; 0 takes a free one.")
+    socket: str = Field(
+        "",
+        max_length=107,
+        description="Path of a UNIX socket in place of the main port; `@name` is an abstract one.",
+    )
     streaming_port: Port = Field(0, description="gRPC port of reflection and health Watch.")
     message_bytes_at_most: int = Field(
         4 << 20, ge=1024, le=64 << 20, description="A larger request is refused."
@@ -83,6 +88,11 @@ class TlsSettings(Section):
         description="PEM file of CAs: a gRPC client must show a certificate that one of them "
         "signed.",
     )
+    client_san: str = Field(
+        "",
+        description="A name, address or URI that a gRPC client's certificate must hold; empty: any "
+        "that client-ca-file signed.",
+    )
     http: bool = Field(
         False, description="The HTTP ports speak TLS, too; no client certificate is asked for."
     )
@@ -116,6 +126,9 @@ class TracingSettings(Section):
         le=1,
         description="Share of traces started here that are kept; a parent decides first.",
     )
+    service_name: str = Field("", description="`service.name` of the spans; empty: the service's.")
+    service_namespace: str = Field("", description="`service.namespace` of the spans.")
+    service_instance_id: str = Field("", description="`service.instance.id`; empty: a random one.")
 
 
 class ServiceSettings(BaseSettings):
@@ -136,7 +149,7 @@ class ServiceSettings(BaseSettings):
         1,
         ge=1,
         le=64,
-        description="Processes that share the ports; /stats and /readyz?verbose speak for one.",
+        description="Processes that share the ports; /readyz?verbose speaks for one.",
     )
     stop_seconds: float = Field(
         8, gt=0, le=600, description="Calls in flight may go on this long after SIGTERM."
@@ -154,7 +167,25 @@ class ServiceSettings(BaseSettings):
     def addresses(self) -> list[tuple[str, int]]:
         """Host and port of everything that the service listens on."""
         grpc, http = self.grpc, self.http
-        return [(grpc.host, grpc.port), (grpc.host, grpc.streaming_port), (http.host, http.port)]
+        main = [] if grpc.socket else [(grpc.host, grpc.port)]
+        return [*main, (grpc.host, grpc.streaming_port), (http.host, http.port)]
+
+    @classmethod
+    def environment_problems(cls) -> list[Problem]:
+        """What is wrong with variables that a service reads besides those named by its settings."""
+        return []
+
+    @classmethod
+    def ways_to_set(cls, name: str) -> str:
+        """How the setting `name` (dotted) can be set, for messages."""
+        return f"--{name.replace('_', '-')} or {variable(cls, name)}"
+
+    @model_validator(mode="after")
+    def require_a_port_that_workers_can_share(self) -> Self:
+        """The kernel spreads connections over the processes at a port, never at a socket."""
+        if self.workers > 1 and self.grpc.socket:
+            raise ValueError(f"{self.workers} workers can't share grpc.socket: use one worker")
+        return self
 
 
 def load(model: type[Settings], arguments: Sequence[str], program: str) -> Settings:
@@ -163,7 +194,7 @@ def load(model: type[Settings], arguments: Sequence[str], program: str) -> Setti
 
     Raises `Misconfigured` with one problem for each setting that is wrong, named as it can be set.
     """
-    problems = list(_unknown_variables(model))
+    problems = [*_unknown_variables(model), *model.environment_problems()]
     if not {"-h", "--help"}.isdisjoint(arguments):
         model = _with_variables_told(model)
     try:
@@ -203,7 +234,7 @@ def _problem(model: type[ServiceSettings], detail: Any) -> Problem:
         hint = f"set its fields, such as {variable(model, field)}"
         return Problem("", 0, f"{name}: is a group of settings", hint)
     message = str(detail["msg"]).removeprefix("Value error, ")
-    hint = f"--{name.replace('_', '-')} or {variable(model, name)}" if name else ""
+    hint = model.ways_to_set(name) if name else ""
     return Problem("", 0, f"{name}: {message}" if name else message, hint)
 
 

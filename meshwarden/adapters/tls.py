@@ -105,6 +105,7 @@ class Certificates:
         self, settings: TlsSettings, *, metrics: Metrics, clock: Callable[[], float]
     ) -> None:
         """Raises `Misconfigured` where the files hold no usable pair."""
+        self.client_san = settings.client_san
         self._source = _source(settings)
         self._holder = SnapshotHolder(lambda bundle: pair_from(bundle.files, now=clock()))
         self._told: Refused | None = None
@@ -215,6 +216,9 @@ def _source(settings: TlsSettings) -> FolderSource:
 def _contradictions(settings: TlsSettings) -> list[Problem]:
     """What the settings can't mean together."""
     problems = []
+    if settings.client_san and settings.client_ca_file is None:
+        hint = f"set {CLIENT_CA}"
+        problems.append(Problem("tls.client_san", 0, "needs the CA that signs clients", hint))
     certificate, key = settings.certificate_file, settings.key_file
     if (certificate is None) != (key is None):
         missing, given = (CERTIFICATE, KEY) if certificate is None else (KEY, CERTIFICATE)

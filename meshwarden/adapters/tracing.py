@@ -6,6 +6,7 @@ what the method says stands in the message. Spans hold no header values and no c
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -28,7 +29,7 @@ class Tracing:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = TracerProvider(
-            resource=Resource.create({"service.name": service}),
+            resource=Resource.create(_attributes(settings, service)),
             sampler=ParentBasedTraceIdRatio(settings.sample_ratio),
             shutdown_on_exit=False,
         )
@@ -65,3 +66,14 @@ class Tracing:
         """Send what is left, within the exporter's time limit."""
         if self.is_on:
             self._provider.shutdown()
+
+
+def _attributes(settings: TracingSettings, service: str) -> dict[str, str]:
+    """Who made the spans: OpenTelemetry's `service.*` attributes."""
+    attributes = {
+        "service.name": settings.service_name or service,
+        "service.instance.id": settings.service_instance_id or str(uuid.uuid4()),
+    }
+    if settings.service_namespace:
+        attributes["service.namespace"] = settings.service_namespace
+    return attributes

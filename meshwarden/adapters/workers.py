@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client import multiprocess
 
@@ -28,6 +30,20 @@ RESTART_PAUSE_SECONDS = 1.0
 def is_worker() -> bool:
     """Whether this process was started by `supervise`."""
     return _WORKER_VARIABLE in os.environ
+
+
+class SharedPlace(NamedTuple):
+    """A folder that the workers of one service share, and which of them this one is."""
+
+    folder: Path
+    worker: int
+
+
+def shared_place() -> SharedPlace | None:
+    """Where this worker leaves what the others are to know; None: it has no others."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    index = os.environ.get(_WORKER_VARIABLE)
+    return SharedPlace(Path(folder), int(index)) if folder and index else None
 
 
 @contextmanager

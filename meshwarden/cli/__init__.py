@@ -17,7 +17,7 @@ import typer
 
 from meshwarden.core.faults import Fault
 
-COMMANDS = ("up", "check", "test", "explain", "token", "keys", "render", "doctor")
+COMMANDS = ("up", "check", "test", "explain", "limits", "token", "keys", "render", "doctor")
 """Each is a module here with a function of its name, or, where it has subcommands, with an
 `app`.
 """

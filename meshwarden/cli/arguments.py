@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import typer
+
+from meshwarden.core.faults import Misconfigured
 
 SECONDS_AT_MOST = 10e9
 """Three hundred years: later times can't be shown as a date."""
@@ -19,3 +23,11 @@ def seconds(text: str | float) -> float:
     if math.isnan(value) or abs(value) > SECONDS_AT_MOST:
         raise typer.BadParameter(f"{text} seconds is no time that can be kept")
     return value
+
+
+def content(name: str) -> bytes:
+    """The content of the file of that name; `-` is standard input."""
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise Misconfigured(f"{name} can't be read: {error.strerror}") from None

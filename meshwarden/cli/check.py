@@ -10,11 +10,34 @@ import typer
 from meshwarden.cli import configuration_folder
 from meshwarden.cli.inventory import inventory
 from meshwarden.cli.output import AsJson, print_json, print_line, problem_values
+from meshwarden.core.faults import Misconfigured
+
+ConfigDir = Annotated[
+    str | None,
+    typer.Option(
+        "-config_dir",
+        "--config_dir",
+        metavar="DIR",
+        help="Check a folder of envoyproxy/ratelimit files, as its own check does.",
+    ),
+]
+MergeDomainConfigs = Annotated[
+    bool,
+    typer.Option(
+        "-merge_domain_configs",
+        "--merge_domain_configs",
+        help="With -config_dir: several files may describe one domain.",
+    ),
+]
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of policies and limits.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Folder of policies and limits.")
+    ] = None,
     as_json: AsJson = False,
+    config_dir: ConfigDir = None,
+    merge_domain_configs: MergeDomainConfigs = False,
 ) -> None:
     """Validate policies and limits: print every fault with file, line and a hint.
 
@@ -22,6 +45,12 @@ def check(
 
     Exit status: 0 all of it would be taken; 1 it has faults; 2 DIR is no folder.
     """
+    if config_dir is not None:
+        from meshwarden.cli.reference_check import check_as_the_reference
+
+        raise typer.Exit(check_as_the_reference(config_dir, merges_domains=merge_domain_configs))
+    if folder is None:
+        raise Misconfigured("name the folder to check: meshwarden check DIR")
     found = configuration_folder.problems(folder)
     if as_json:
         print_json({"ok": not found, "problems": problem_values(found)})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
@@ -14,11 +12,12 @@ from ext_authz.core.explain import explain as explained
 from ext_authz.core.keys import Keys
 from ext_authz.core.model import Request
 from meshwarden.cli import configuration_folder
+from meshwarden.cli.arguments import content
 from meshwarden.cli.configuration_folder import QUICKSTART, Folder
 from meshwarden.cli.output import AsJson, print_json, print_line
 from meshwarden.cli.state_folder import DEFAULT_STATE, State, StateFolder
 from meshwarden.core.documents import hint_for, parse_json
-from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
+from meshwarden.core.faults import InvalidInput, Problem
 
 
 class RequestFile(pydantic.BaseModel):
@@ -98,7 +97,7 @@ def explain(
 
     Exit status: 0 allowed; 1 denied; 2 the request or the folder can't be read.
     """
-    asked = read_request(request, _content(request))
+    asked = read_request(request, content(request))
     configured = configuration_folder.load(config, StateFolder(state))
     keys = Keys(
         issuer_keys=configuration_folder.issuer_keys(configured.policies),
@@ -113,16 +112,9 @@ def explain(
     raise typer.Exit(0 if result["verdict"]["allowed"] else 1)
 
 
-def _content(name: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as error:
-        raise Misconfigured(f"{name} can't be read: {error.strerror}") from None
-
-
-def read_request(name: str, content: bytes) -> Request:
+def read_request(name: str, written: bytes) -> Request:
     """The request in a file's content. Raises `InvalidInput`, naming the file."""
-    value = parse_json(name, content)
+    value = parse_json(name, written)
     try:
         if isinstance(value, dict) and "attributes" in value:
             value = _of_check_request(value)

@@ -131,12 +131,15 @@ def reference_files() -> dict[str, str]:
     import ext_authz.app
     import ratelimit_service.app
     from ext_authz.core.conditions import VARIABLES
-    from meshwarden.adapters.settings import reference_page
+    from meshwarden.adapters.settings import leaves, reference_page
 
     pages = {
         "ext_authz_settings.md": reference_page(ext_authz.app.Settings, "ext_authz"),
         "ratelimit_service_settings.md": reference_page(
             ratelimit_service.app.Settings, "ratelimit_service"
+        ),
+        "ratelimit_variables.md": ratelimit_service.app.variables_page(
+            {name for name, _ in leaves(ratelimit_service.app.Settings)}
         ),
         "conditions.md": _conditions_page(
             {name: (kind.name(), text) for name, (kind, text) in VARIABLES.items()}

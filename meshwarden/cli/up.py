@@ -202,7 +202,7 @@ class System:
                     "--grpc.streaming-port", str(ports.ratelimit_streaming),
                     "--http.port", str(ports.ratelimit_http),
                     "--debug.host", HOST, "--debug.port", str(ports.ratelimit_debug),
-                    "--answer.dynamic-metadata",
+                    "--answer.dynamic-metadata", "--answer.rule-metadata",
                 ],
             ),
             (

@@ -6,7 +6,7 @@
                                      refusal is kept to be shown
 
 Holds the rule alone. Where bundles come from (a folder, a stream, Kubernetes) is the business of
-`meshwarden.adapters.folder_source` and its kin; what a snapshot is, each service's `core` says.
+`meshwarden.adapters.configuration`'s sources; what a snapshot is, each service's `core` says.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class Refused:
     problems: tuple[Problem, ...]
 
 
+Outcome = Accepted | Unchanged | Refused
+
+
 class SnapshotHolder(Generic[SnapshotType]):
     """The current snapshot of one service, and why the newest bundle was refused, if it was."""
 
@@ -70,7 +73,7 @@ class SnapshotHolder(Generic[SnapshotType]):
         self.version = ""
         self.refusal: Refused | None = None
 
-    def offer(self, bundle: Bundle) -> Accepted | Unchanged | Refused:
+    def offer(self, bundle: Bundle) -> Outcome:
         """Compile `bundle` and swap it in, or refuse it and keep what is there.
 
         A version that was just answered is not compiled again: a folder is read every few seconds.

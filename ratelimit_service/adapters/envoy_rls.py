@@ -12,13 +12,13 @@ from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from meshwarden.adapters.grpc_server import GrpcFailure, Metadata, Method
-from meshwarden.adapters.protobuf import message_class
+from meshwarden.adapters.protobuf import message_class, pool
 from meshwarden.core.faults import InvalidInput, Unavailable
 from ratelimit_service.adapters.limiter import Limiter
-from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.model import (
     Decision,
     Descriptor,
@@ -39,9 +39,8 @@ _Shown = tuple[int, int, int, str, int, int]
 class ShouldRateLimit:
     """The gRPC method."""
 
-    def __init__(self, limiter: Limiter, *, statistics: Statistics) -> None:
+    def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._statistics = statistics
         self._request = message_class("envoy.service.ratelimit.v3.RateLimitRequest")
 
     def method(self) -> Method:
@@ -51,7 +50,6 @@ class ShouldRateLimit:
     def answer(self, message: bytes, metadata: Metadata) -> bytes | Awaitable[bytes]:
         """The response to one request. Raises `GrpcFailure` or `InvalidInput`."""
         del metadata
-        self._statistics.add_request()
         try:
             request = self._request.FromString(message)
         except DecodeError:
@@ -78,6 +76,16 @@ def decoded(request: Any) -> DescriptorSet:
         tuple([_descriptor(descriptor) for descriptor in request.descriptors]),
         request.hits_addend,
     )
+
+
+def decoded_json(content: bytes) -> DescriptorSet:
+    """A `RateLimitRequest` as protobuf JSON. Raises `InvalidInput` with the parser's words."""
+    message = message_class("envoy.service.ratelimit.v3.RateLimitRequest")()
+    try:
+        json_format.Parse(content, message, descriptor_pool=pool())
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(str(error)) from None
+    return decoded(message)
 
 
 def _descriptor(descriptor: Any) -> Descriptor:

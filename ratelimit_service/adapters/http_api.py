@@ -5,6 +5,7 @@ Decides nothing. `/healthz`, `/readyz` and `/metrics` are every service's and st
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from google.protobuf import json_format
@@ -12,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from meshwarden.adapters.protobuf import message_class, pool
+from meshwarden.adapters.protobuf import pool
 from meshwarden.adapters.side_port import Readiness
 from meshwarden.core.faults import Fault
-from ratelimit_service.adapters.envoy_rls import decoded, response
+from ratelimit_service.adapters.envoy_rls import decoded_json, response
 from ratelimit_service.adapters.limiter import Limiter
-from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.model import Code, Decision
+from ratelimit_service.core.reading import Reading
 from ratelimit_service.core.tree import described_limits
 
 BODY_BYTES_AT_MOST = 1 << 20
@@ -34,22 +35,18 @@ def http_routes(limiter: Limiter, *, readiness: Readiness) -> list[BaseRoute]:
             told = f"the body is larger than {BODY_BYTES_AT_MOST} bytes"
             return PlainTextResponse(f"Bad Request\n{told}\n", 400)
         try:
-            message = message_class("envoy.service.ratelimit.v3.RateLimitRequest")()
-            json_format.Parse(body, message, descriptor_pool=pool())
-            decision = limiter.decide(decoded(message))
+            decision = limiter.decide(decoded_json(body))
             if not isinstance(decision, Decision):
                 decision = await decision
-        except (json_format.ParseError, UnicodeDecodeError, RecursionError, Fault) as error:
+        except Fault as error:
             return PlainTextResponse(f"Bad Request\n{error}\n", 400)
         text = json_format.MessageToJson(response(decision), indent=None, descriptor_pool=pool())
         status = 429 if decision.code is Code.OVER_LIMIT else 200
         return Response(text, status, media_type="application/json")
 
     async def healthcheck(_request: Request) -> Response:
-        reasons = readiness.reasons()
-        if reasons:
-            return PlainTextResponse("; ".join(sorted(reasons.values())), 500)
-        return PlainTextResponse("OK")
+        # As the reference answers; `/readyz` says why.
+        return Response(status_code=500) if readiness.reasons() else PlainTextResponse("OK")
 
     return [
         Route("/json", json, methods=_METHODS),
@@ -57,12 +54,16 @@ def http_routes(limiter: Limiter, *, readiness: Readiness) -> list[BaseRoute]:
     ]
 
 
-def debug_routes(limiter: Limiter, *, statistics: Statistics) -> list[BaseRoute]:
+def debug_routes(limiter: Limiter, *, statistics: Callable[[], Reading]) -> list[BaseRoute]:
     """`/rlconfig` lists the limits, `/stats` the statistics, `/` what there is."""
 
     def limits() -> list[str]:
         rules = limiter.rules
         return [] if rules is None else described_limits(rules.domains.values())
+
+    async def numbers(_request: Request) -> Response:
+        # In a thread, since there may be many: a request would wait for them.
+        return PlainTextResponse(await asyncio.to_thread(_numbers, statistics))
 
     def pages() -> list[str]:
         return [
@@ -73,8 +74,14 @@ def debug_routes(limiter: Limiter, *, statistics: Statistics) -> list[BaseRoute]
     return [
         _listing("/", pages),
         _listing("/rlconfig", limits),
-        _listing("/stats", statistics.lines),
+        Route("/stats", numbers),
     ]
+
+
+def _numbers(statistics: Callable[[], Reading]) -> str:
+    reading = statistics()
+    found = {**reading.counters, **reading.gauges}
+    return "".join(f"{name}: {value}\n" for name, value in sorted(found.items()))
 
 
 def _listing(path: str, read: Callable[[], list[str]]) -> Route:

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 from meshwarden.adapters.logs import logger
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import Fault, Unavailable
+from ratelimit_service.adapters.denial_log import DenialLog
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.decide import Plan, judge, judge_uncounted, plan, shared_out
@@ -54,6 +55,7 @@ class Limiter:
         statistics: Statistics,
         metrics: Metrics,
         clock: Callable[[], float],
+        denials: DenialLog | None = None,
     ) -> None:
         self.rules: Rules | None = None
         self._store = store
@@ -61,6 +63,7 @@ class Limiter:
         self._approximation = approximation
         self._statistics = statistics
         self._clock = clock
+        self._denials = denials
         self._decisions = metrics.tally(
             "ratelimit_decisions", "Requests by their overall answer.", ["code"]
         )
@@ -85,23 +88,24 @@ class Limiter:
             self._statistics.add("call.should_rate_limit.service_error")
             raise
         if rules is not None and descriptors.domain not in rules.domains:
-            for _ in descriptors.descriptors:
-                self._statistics.add_unknown_domain(descriptors.domain)
+            self._statistics.add_unknown_domain(
+                descriptors.domain, descriptors=len(descriptors.descriptors)
+            )
         if not planned.increments:
-            return self._recorded(judge(planned, (), now=now))
+            return self._recorded(planned, judge(planned, (), now=now))
         try:
             outcomes = self._store.add(planned.increments, mode=planned.mode, now=now)
         except Unavailable as fault:
             return self._uncounted(planned, fault, now=now)
         if isinstance(outcomes, list):
-            return self._recorded(judge(planned, outcomes, now=now))
+            return self._recorded(planned, judge(planned, outcomes, now=now))
         return self._awaited(planned, outcomes, now=now)
 
     async def _awaited(
         self, planned: Plan, outcomes: Awaitable[list[Outcome]], *, now: int
     ) -> Decision:
         try:
-            return self._recorded(judge(planned, await outcomes, now=now))
+            return self._recorded(planned, judge(planned, await outcomes, now=now))
         except Unavailable as fault:
             return self._uncounted(planned, fault, now=now)
 
@@ -112,10 +116,11 @@ class Limiter:
         if now >= self._logged_at + LOG_INTERVAL_SECONDS:
             self._logged_at = now
             logger().error("store_failed", answer=answer, reason=str(fault))
+        if answer != "error" and self._approximation is not None:
+            return self._approximated(planned, self._approximation, now=now)
+        self._statistics.record_uncounted(planned.matches, planned.increments)
         if answer == "error":
             raise fault
-        if self._approximation is not None:
-            return self._approximated(planned, self._approximation, now=now)
         decision = judge_uncounted(planned, is_over=answer == "deny", now=now)
         self._decisions.add(decision.code.name)
         return decision
@@ -124,9 +129,11 @@ class Limiter:
         """Raises `Unavailable` when there is no room for more counters."""
         share = shared_out(planned, replicas=approximation.replica_count())
         outcomes = approximation.counters.add(share.increments, mode=share.mode, now=now)
-        return self._recorded(judge(share, outcomes, now=now))
+        return self._recorded(share, judge(share, outcomes, now=now))
 
-    def _recorded(self, decision: Decision) -> Decision:
+    def _recorded(self, planned: Plan, decision: Decision) -> Decision:
         self._decisions.add(decision.code.name)
         self._statistics.record(decision)
+        if self._denials is not None:
+            self._denials.note(planned.descriptors, decision)
         return decision

@@ -1,7 +1,8 @@
 """Whether Redis answers: not ready until it did once, from then on a metric and a line in the log.
 
 Ready stays ready when Redis goes away: then `on_store_failure` answers, and taking every replica
-out of service at once would help nobody. This is the reference's way, too.
+out of service at once would help nobody. This is the reference's way, too; and as there a setting
+makes health follow Redis.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class RedisWatch:
         *,
         metrics: Metrics,
         pause: Callable[[float], Awaitable[None]],
+        stays_ready: bool = True,
     ) -> None:
+        self._stays_ready = stays_ready
         self._ping = ping
         self._pause = pause
         self._failure = "redis has not answered yet"
@@ -61,8 +64,10 @@ class RedisWatch:
         self._was_up = self._was_up or is_up
 
     def unready_reason(self) -> str:
-        """Why the service can't be ready; empty from the first answer on."""
-        return "" if self._was_up else self._failure
+        """Why the service can't be ready; empty from the first answer on, or while Redis answers
+        where ready does not stay ready.
+        """
+        return "" if self._was_up and self._stays_ready else self._failure
 
     def status(self) -> dict[str, object]:
         """Whether Redis answers now, for `/readyz?verbose`."""

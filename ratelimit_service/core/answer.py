@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ratelimit_service.core import which_limit
 from ratelimit_service.core.model import (
     Code,
     Decision,
     Descriptor,
     DescriptorSet,
-    HeaderNames,
     Limit,
     Metadata,
     Options,
@@ -28,15 +28,18 @@ def answer(descriptors: DescriptorSet, statuses: tuple[Status, ...], options: Op
     """The decision that follows from `statuses`."""
     code = _overall(statuses, options)
     is_shadowed = options.shadow_mode and code is Code.OVER_LIMIT
-    return Decision(
-        code=Code.OK if is_shadowed else code,
-        statuses=statuses,
-        headers=_headers(statuses, options) if options.header_names is not None else (),
-        metadata=_metadata(descriptors, statuses, options)
-        if options.has_dynamic_metadata
-        else None,
-        is_shadowed=is_shadowed,
-    )
+    code = Code.OK if is_shadowed else code
+    headers: tuple[tuple[str, str], ...] = ()
+    if options.header_names is not None or options.rule_header:
+        headers = _headers(descriptors, statuses, options)
+    metadata: dict[str, Any] | None = None
+    if options.has_dynamic_metadata:
+        metadata = _metadata(descriptors, statuses, options)
+    if options.has_rule_metadata:
+        deciding = _deciding(statuses, options)
+        told = which_limit.metadata(descriptors, statuses, code=code, deciding=deciding)
+        metadata = {**(metadata or {}), which_limit.METADATA_KEY: told}
+    return Decision(code, statuses, headers, metadata, is_shadowed)
 
 
 def _overall(statuses: Sequence[Status], options: Options) -> Code:
@@ -57,28 +60,48 @@ def is_quota(limit: Limit | None, *, options: Options) -> bool:
     return options.quota_mode or (limit is not None and limit.quota_mode)
 
 
-def _headers(statuses: Sequence[Status], options: Options) -> tuple[tuple[str, str], ...]:
-    """Those of the last limit that is over, else of the limit with the least remaining."""
-    chosen: Status | None = None
-    for status in statuses:
+def _deciding(statuses: Sequence[Status], options: Options) -> int | None:
+    """The place of the last limit that is over, else of the limit with the least remaining."""
+    chosen: int | None = None
+    for position, status in enumerate(statuses):
         if status.limit is not None and (
-            chosen is None or status.limit_remaining < chosen.limit_remaining
+            chosen is None or status.limit_remaining < statuses[chosen].limit_remaining
         ):
-            chosen = status
-    for status in statuses:
+            chosen = position
+    for position, status in enumerate(statuses):
         if status.code is Code.OVER_LIMIT and not is_quota(status.limit, options=options):
-            chosen = status
-    if chosen is None or chosen.limit is None:
+            chosen = position
+    return chosen
+
+
+def _headers(
+    descriptors: DescriptorSet, statuses: Sequence[Status], options: Options
+) -> tuple[tuple[str, str], ...]:
+    """Those of the limit that decides; none where there is no limit."""
+    position = _deciding(statuses, options)
+    if position is None:
         return ()
-    names = options.header_names or HeaderNames()
-    return (
-        (names.limit, str(chosen.limit.requests_per_unit)),
-        (names.remaining, str(chosen.limit_remaining)),
-        (names.reset, str(chosen.reset_seconds)),
-    )
+    chosen = statuses[position]
+    limit = chosen.limit
+    if limit is None:
+        return ()
+    headers: tuple[tuple[str, str], ...] = ()
+    names = options.header_names
+    if names is not None:
+        headers = (
+            (names.limit, str(limit.requests_per_unit)),
+            (names.remaining, str(chosen.limit_remaining)),
+            (names.reset, str(chosen.reset_seconds)),
+        )
+    if options.rule_header:
+        rule = which_limit.rule_of(descriptors.domain, descriptors.descriptors[position], limit)
+        headers += ((options.rule_header, which_limit.header_value(rule)),)
+    return headers
 
 
-def _metadata(descriptors: DescriptorSet, statuses: Sequence[Status], options: Options) -> Metadata:
+def _metadata(
+    descriptors: DescriptorSet, statuses: Sequence[Status], options: Options
+) -> dict[str, Any]:
     """What was asked, which quotas are used up (by index), and the configured metadata of every
     limit that is not over. `quotaModeEnabled` is of the limits alone, not of the service's setting.
     """
@@ -119,11 +142,15 @@ def _described(descriptor: Descriptor) -> dict[str, Any]:
 
 
 def _override_text(override: Override) -> str:
-    """The message as text, as protobuf writes it on one line; its own enum has no WEEK."""
-    unit = Unit(override.unit)
-    fields = [f"unit:{unit.value if unit is Unit.WEEK else unit.name}"]
+    """The message as text, as protobuf writes it on one line; a unit that its enum doesn't name (it
+    has no WEEK) is a number.
+    """
+    fields = []
     if override.requests_per_unit:
-        fields.insert(0, f"requests_per_unit:{override.requests_per_unit}")
+        fields.append(f"requests_per_unit:{override.requests_per_unit}")
+    if override.unit:
+        has_name = override.unit in Unit.__members__.values() and override.unit != Unit.WEEK
+        fields.append(f"unit:{Unit(override.unit).name if has_name else override.unit}")
     return " ".join(fields)
 
 

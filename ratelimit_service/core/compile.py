@@ -6,7 +6,7 @@ kinds are faults. A file without a kind is an envoyproxy/ratelimit file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from meshwarden.core.documents import KINDS, Document, hint_for, validate
 from meshwarden.core.faults import InvalidInput, Problem
@@ -26,15 +26,17 @@ def compile_limits(
     *,
     merges_domains: bool = False,
     options: Options | None = None,
+    takes_every_file: bool = False,
     atomic_refusal: str = "",
 ) -> Rules:
     """The rules that `bundle` describes. Raises `InvalidInput` with all that is wrong in it.
 
+    `takes_every_file`: whatever their names; else `*.yaml` and `*.yml`, without policy tests.
     `atomic_refusal` says why the store can't count all or nothing, where it can't.
     """
     problems = list(bundle.unreadable)
     specs: list[DomainSpec] = []
-    for file in sorted(filter(_is_ours, bundle.files)):
+    for file in sorted(bundle.files if takes_every_file else filter(_is_ours, bundle.files)):
         try:
             documents = go_yaml.read(file, bundle.files[file])
             if not documents:
@@ -43,12 +45,32 @@ def compile_limits(
                 specs.extend(_specs(file, document, problems))
         except InvalidInput as error:
             problems.extend(error.problems)
+    return rules_from(
+        specs,
+        problems,
+        merges_domains=merges_domains,
+        options=options,
+        atomic_refusal=atomic_refusal,
+    )
+
+
+def rules_from(
+    specs: Iterable[DomainSpec],
+    problems: Iterable[Problem] = (),
+    *,
+    merges_domains: bool = False,
+    options: Options | None = None,
+    atomic_refusal: str = "",
+) -> Rules:
+    """The rules of domains as written, wherever that was. Raises `InvalidInput` with `problems`,
+    which were found in reading them, and what is wrong when they are put together.
+    """
     builder = TreeBuilder(merges_domains=merges_domains, atomic_refusal=atomic_refusal)
     for spec in specs:
         builder.add(spec)
-    problems.extend(builder.problems)
-    if problems:
-        raise InvalidInput(problems)
+    found = [*problems, *builder.problems]
+    if found:
+        raise InvalidInput(found)
     return Rules(builder.domains, options or Options(), frozenset(builder.atomic_domains))
 
 

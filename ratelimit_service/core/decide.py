@@ -42,7 +42,6 @@ HITS_AT_MOST = 2**48
 """More hits of one descriptor count as this many: over every limit, and exact in Lua."""
 
 _NOT_LIMITED = Status()
-_UNLIMITED = Status(limit_remaining=UNLIMITED_REMAINING)
 
 
 class Counters(Protocol):
@@ -91,7 +90,7 @@ def plan(descriptors: DescriptorSet, rules: Rules | None, *, now: int) -> Plan:
         raise Unavailable("no rate limit configuration loaded")
     domain = descriptors.domain
     found = [find_limit(domain, descriptor, rules=rules) for descriptor in descriptors.descriptors]
-    statuses = _settled(found)
+    statuses = _settled(found, descriptors)
     matches, increments = [], []
     for descriptor, match, status in zip(descriptors.descriptors, found, statuses, strict=True):
         if status is None and match is not None:
@@ -140,13 +139,17 @@ def _effect(limit: Limit, options: Options) -> Effect:
     return Effect.QUOTA if is_quota(limit, options=options) else Effect.DENIES
 
 
-def _settled(found: Sequence[Match | None]) -> tuple[Status | None, ...]:
+def _settled(
+    found: Sequence[Match | None], descriptors: DescriptorSet
+) -> tuple[Status | None, ...]:
     """The statuses that no counter changes; None where one has to be counted."""
     replaced = {name for match in found if match is not None for name in match.limit.replaces}
     statuses: list[Status | None] = []
-    for match in found:
+    for match, descriptor in zip(found, descriptors.descriptors, strict=True):
         if match is not None and match.limit.unlimited:
-            statuses.append(_UNLIMITED)
+            hits = _hits(descriptor, descriptors.hits_addend)
+            counted = Count(match.statistics_key, hits, 0)
+            statuses.append(Status(limit_remaining=UNLIMITED_REMAINING, counted=counted))
         elif match is None or match.limit.name in replaced:
             statuses.append(_NOT_LIMITED)
         else:

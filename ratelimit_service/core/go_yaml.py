@@ -7,6 +7,7 @@ is true, a date is a string) is resolved by that library's rules, not PyYAML's. 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from meshwarden.core.documents import NODES_AT_MOST, decode
 from meshwarden.core.faults import InvalidInput, Problem
 
 DEPTH_AT_MOST = 100
+INTEGER_CHARACTERS_AT_MOST = 100
+"""More than 64 bits take in base 2; Python refuses to read some thousands of digits."""
 
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(
@@ -169,11 +172,15 @@ def _meaning(text: str, style: str | None) -> str | int | float | bool | None:
 
 
 def _number(digits: str, text: str) -> str | int | float:
+    """A number that fits into 64 bits, or into a double; any other is text."""
     for pattern, base in _INTEGERS:
-        if pattern.fullmatch(digits):
+        if len(digits) <= INTEGER_CHARACTERS_AT_MOST and pattern.fullmatch(digits):
             number = int(re.sub(r"^([-+]?)0[xXbBoO]?(?=.)", r"\1", digits), base)
-            return number if -(2**63) <= number < 2**64 else float(number)
-    return float(digits) if _FLOAT.fullmatch(digits) else text
+            if -(2**63) <= number < 2**64:
+                return number
+    if _FLOAT.fullmatch(digits) and math.isfinite(double := float(digits)):
+        return double
+    return text
 
 
 def plain(value: Value, *, texts: frozenset[str] = frozenset()) -> Any:

@@ -7,6 +7,7 @@ reference's own: a level is searched by the joined text `key_value`, so `{key: a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,12 +26,12 @@ from ratelimit_service.core.wildcard import is_match
 from ratelimit_service.core.window import Unit
 
 
-class _Step(NamedTuple):
-    """How one entry was matched; `wildcard` is the pattern, `is_default` means by its key alone."""
+class Step(NamedTuple):
+    """How one entry was matched: by a wildcard, by its value (`is_exact`), or by its key alone."""
 
     node: Node
     wildcard: Wildcard | None = None
-    is_default: bool = False
+    is_exact: bool = False
 
 
 def find_limit(domain: str, descriptor: Descriptor, *, rules: Rules) -> Match | None:
@@ -43,11 +44,13 @@ def find_limit(domain: str, descriptor: Descriptor, *, rules: Rules) -> Match | 
         return None
     if descriptor.override is not None:
         return _overridden(domain, descriptor, descriptor.override)
-    steps: list[_Step] = []
+    steps: list[Step] = []
     node = root
     for entry in descriptor.entries:
-        step = _step(node, entry)
-        if step is None:
+        for step in tries(node, entry):
+            if step is not None:
+                break
+        else:
             return None
         steps.append(step)
         node = step.node
@@ -58,34 +61,43 @@ def find_limit(domain: str, descriptor: Descriptor, *, rules: Rules) -> Match | 
     return _with_values(node.match, descriptor, steps=steps)
 
 
-def _step(node: Node, entry: Entry) -> _Step | None:
+def tries(node: Node, entry: Entry) -> Iterator[Step | None]:
+    """What is tried for `entry` below `node`, in this order; the first that is a step is taken.
+
+    None where nothing is configured for the value, a wildcard doesn't match it, or nothing is
+    configured for the key alone.
+    """
     composite = f"{entry.key}_{entry.value}"
     exact = node.children.get(composite)
-    if exact is not None:
-        return _Step(exact)
+    yield None if exact is None else Step(exact, is_exact=True)
     for wildcard in node.wildcards:
-        if is_match(wildcard.parts, composite):
-            return _Step(wildcard.node, wildcard)
+        yield Step(wildcard.node, wildcard) if is_match(wildcard.parts, composite) else None
     default = node.children.get(entry.key)
-    return None if default is None else _Step(default, is_default=True)
+    yield None if default is None else Step(default)
 
 
-def _with_values(match: Match, descriptor: Descriptor, *, steps: list[_Step]) -> Match:
+def _with_values(match: Match, descriptor: Descriptor, *, steps: list[Step]) -> Match:
     """`match` with what depends on the request: shared counters and detailed statistics."""
     shared = tuple(
-        (index, _pattern_of_value(step.wildcard, entry))
+        (index, _pattern(step.wildcard, entry))
         for index, (entry, step) in enumerate(zip(descriptor.entries, steps, strict=True))
         if step.wildcard is not None and step.wildcard.shares_threshold
     )
-    return replace(
-        match,
-        shared_values=shared,
-        statistics_key=_statistics_key(match, descriptor, steps=steps, shared=dict(shared)),
-    )
+    key = _statistics_key(match, descriptor, steps=steps, shared=dict(shared))
+    if not shared and key == match.statistics_key:
+        return match
+    return replace(match, shared_values=shared, statistics_key=key)
+
+
+def _pattern(wildcard: Wildcard, entry: Entry) -> str:
+    """The pattern as a value of the entry's key. Where the key itself was matched by the `*`, or
+    holds part of the value, the whole `key_value` stands for it (as in the reference).
+    """
+    return wildcard.pattern.removeprefix(f"{entry.key}_")
 
 
 def _statistics_key(
-    match: Match, descriptor: Descriptor, *, steps: list[_Step], shared: dict[int, str]
+    match: Match, descriptor: Descriptor, *, steps: list[Step], shared: dict[int, str]
 ) -> str:
     """`detailed_metric` shows all values, `value_to_metric` its level's, sharing the pattern.
 
@@ -95,17 +107,17 @@ def _statistics_key(
     parts = [match.path[0]]
     is_detailed = match.limit.detailed_metric
     for index, (entry, step) in enumerate(zip(descriptor.entries, steps, strict=True)):
-        shows_value = is_detailed or (
-            step.node.value_to_metric and (step.is_default or step.wildcard is not None)
-        )
         if is_detailed and not shared:
             parts.append(f"{entry.key}_{entry.value}")
-        elif not shows_value and step.wildcard is not None:
-            parts.append(composite_key(entry.key, _pattern_of_value(step.wildcard, entry)))
-        elif not shows_value:
-            parts.append(match.path[index + 1])
-        else:
-            parts.append(composite_key(entry.key, shared.get(index, entry.value)))
+            continue
+        value = ""
+        if index in shared:
+            value = shared[index]
+        elif is_detailed or step.is_exact or step.node.value_to_metric:
+            value = entry.value
+        elif step.wildcard is not None:
+            value = _pattern(step.wildcard, entry)
+        parts.append(composite_key(entry.key, value))
     return ".".join(parts)
 
 

@@ -151,7 +151,10 @@ Outcome = int | LeftOut
 
 
 class Count(NamedTuple):
-    """What counting did, for statistics; `hits` is negative where hits were given back."""
+    """What counting did, for statistics; `hits` is negative where hits were given back.
+
+    Of an unlimited rule, which counts nowhere else, it is in a status without a limit.
+    """
 
     statistics_key: str
     hits: int
@@ -200,6 +203,9 @@ class Options:
     quota_mode: bool = False
     header_names: HeaderNames | None = None
     has_dynamic_metadata: bool = False
+    has_rule_metadata: bool = False
+    rule_header: str = ""
+    """The response header that names the limit which decided; empty: none."""
     key_format: str = "meshwarden"
     key_prefix: str = ""
     stops_when_over_limit: bool = False
@@ -224,7 +230,7 @@ class Node:
     wildcards: list[Wildcard] = field(default_factory=list)
     value_to_metric: bool = False
     has_plain_path: bool = True
-    """Whether its match is the same for every request: no flag on the way here asks for values."""
+    """Whether its match is the same for every request: nothing on the way here asks for values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ b}` are one). Words each fault as the reference does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from meshwarden.core.faults import Problem
 from ratelimit_service.core.grammar import DescriptorSpec, DomainSpec, RateLimitSpec
@@ -55,7 +55,7 @@ class TreeBuilder:
                 value_to_metric="value_to_metric" in spec.flags,
                 has_plain_path=parent.has_plain_path
                 and not spec.flags & _ASKING_FOR_VALUES
-                and "*" not in spec.key,
+                and not ("*" in composite or composite.endswith("_")),
             )
             if spec.rate_limit is not None:
                 limit = self._limit(spec, spec.rate_limit, path=here, file=file)
@@ -116,17 +116,20 @@ def _unit(word: str) -> Unit:
     return Unit.__members__.get(word.upper(), Unit.UNKNOWN)
 
 
-def described_limits(domains: Iterable[Node]) -> list[str]:
-    """A line for each configured limit, as the reference prints them on `/rlconfig`."""
-    found = []
+def configured_limits(domains: Iterable[Node]) -> Iterator[Limit]:
+    """Every limit of the configuration."""
     for node in domains:
         if node.match is not None:
-            limit = node.match.limit
-            found.append(
-                f"{limit.full_key}: unit={limit.unit.name} "
-                f"requests_per_unit={limit.requests_per_unit}, "
-                f"shadow_mode: {str(limit.shadow_mode).lower()}, "
-                f"quota_mode: {str(limit.quota_mode).lower()}"
-            )
-        found.extend(described_limits(node.children.values()))
-    return found
+            yield node.match.limit
+        yield from configured_limits(node.children.values())
+
+
+def described_limits(domains: Iterable[Node]) -> list[str]:
+    """A line for each configured limit, as the reference prints them on `/rlconfig`."""
+    return [
+        f"{limit.full_key}: unit={limit.unit.name} "
+        f"requests_per_unit={limit.requests_per_unit}, "
+        f"shadow_mode: {str(limit.shadow_mode).lower()}, "
+        f"quota_mode: {str(limit.quota_mode).lower()}"
+        for limit in configured_limits(domains)
+    ]

@@ -213,6 +213,17 @@ def test_floats_are_refused_wherever_they_stand(written: str):
     assert refusals(f"domain: d\nvalue: {written}") == ["0.yaml: error checking config"]
 
 
+@pytest.mark.parametrize(
+    "written", ["9" * 400, "9" * 5000, "0x" + "f" * 400, "-0b" + "1" * 99, "1e999"]
+)
+def test_a_number_that_no_double_holds_is_text(written: str):
+    """Taken as a name, refused as a number (both tried on the real one), and never a crash."""
+    text = "domain: d\ndescriptors: [{key: a, rate_limit: {unit: DAY, name: %s}}]"
+    assert described(text % written)
+    (refusal,) = refusals(text.replace("name", "requests_per_unit") % written)
+    assert f"cannot unmarshal !!str `{written[:7]}" in refusal
+
+
 @pytest.mark.parametrize("word", ["y", "Yes", "on", "TRUE", "true"])
 def test_a_flag_takes_every_word_for_true(word: str):
     text = f"domain: d\ndescriptors: [{{key: a, shadow_mode: {word}, quota_mode: n, {LIMIT}}}]"

@@ -13,12 +13,13 @@ import jwt
 import pytest
 import yaml
 
+from meshwarden.cli import reference_check
 from tests.support.command_line import Command, command_line
 from tests.support.processes import CHECKOUT
 from tests.support.quickstart import meshwarden
 
 COMMANDS = (
-    *(["up"], ["check"], ["test"], ["explain"], ["token"], ["doctor"]),
+    *(["up"], ["check"], ["test"], ["explain"], ["limits", "explain"], ["token"], ["doctor"]),
     *(["keys", "create"], ["keys", "list"], ["keys", "revoke"]),
     *(["render", "envoy"], ["render", "envoy-secrets"], ["render", "reference"]),
 )
@@ -111,6 +112,41 @@ def test_a_folder_that_is_none_is_told_so(command: Command, words: list[str], tm
         assert done.status == 2
         assert str(folder) in done.errors
         assert "Traceback" not in done.errors
+
+
+def test_check_takes_the_flags_of_the_references_check_and_prints_its_lines(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """As tried beside the real one."""
+    (tmp_path / "b.yml").write_text("domain: a")
+    (tmp_path / "a").write_text("domain: a\ndescriptors: []")
+    told = f"checking rate limit configs...\nloading config directory: {tmp_path}\n"
+    told += "".join(f"opening config file: {tmp_path / name}\n" for name in ("a", "b.yml"))
+    done = command("check", "-config_dir", tmp_path)
+    twice = (
+        f"error loading rate limit configs: {tmp_path}/b.yml: duplicate domain 'a' in config file"
+    )
+    assert (done.status, done.output) == (1, f"{told}{twice}\n")
+    done = command("check", f"-config_dir={tmp_path}", "-merge_domain_configs")
+    assert (done.status, done.output) == (0, f"{told}all rate limit configs ok\n")
+    for words in ("-merge_domain_configs", "--merge_domain_configs=T", "-merge_domain_configs=0"):
+        monkeypatch.setattr("sys.argv", ["check", "-config_dir", str(tmp_path), words])
+        with pytest.raises(SystemExit) as ended:
+            reference_check.main()
+        assert ended.value.code == int(words.endswith("=0"))
+    capsys.readouterr()
+    (tmp_path / "c").mkdir()
+    done = command("check", "--config_dir", tmp_path)
+    assert (done.status, done.errors) == (1, "")
+    path = tmp_path / "c"
+    assert done.output.endswith(f"error reading file {path}: read {path}: is a directory\n")
+    done = command("check", "-config_dir", tmp_path / "no")
+    assert done.status == 1
+    told = f"error opening directory {tmp_path}/no: open {tmp_path}/no: no such file or directory\n"
+    assert done.output.endswith(told)
 
 
 # --- explain

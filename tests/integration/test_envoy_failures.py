@@ -9,9 +9,13 @@ import httpx2
 import pytest
 
 from meshwarden.adapters.envoy import EnvoyOptions, bootstrap
+from ratelimit_service.adapters.envoy_rls import response
+from ratelimit_service.core.decide import decide
+from ratelimit_service.core.model import Options
 from tests.support import envoy_services
 from tests.support.envoy import running_envoy
 from tests.support.envoy_mesh import Mesh, problem
+from tests.support.limits import DictionaryCounters, descriptor, request, rules
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
@@ -113,6 +117,22 @@ def test_a_request_that_passed_uncounted_is_told_by_its_log_entry_and_a_counter(
         mesh.client.get("/uncounted")
     assert "limit_domain" not in mesh.logged("/uncounted")
     assert mesh.envoy.stat("cluster.upstream.ratelimit.failure_mode_allowed") == uncounted + 1
+
+
+def test_the_limit_that_decided_stands_in_the_access_log_and_in_a_header(mesh: Mesh) -> None:
+    """What our service answers where both are switched on, encoded as it does, within and over."""
+    options = Options(has_rule_metadata=True, rule_header="x-ratelimit-rule")
+    limits = "{domain: d, descriptors: [{key: k, rate_limit: {unit: day, requests_per_unit: 1}}]}"
+    compiled, counters = rules(limits, options=options), DictionaryCounters()
+    asked = request(descriptor(("k", "client-value")), domain="d")
+    mesh.limiter.answer = lambda _request: response(decide(asked, compiled, counters, 0))
+    within, over = mesh.client.get("/within"), mesh.client.get("/over")
+    assert (within.status_code, over.status_code) == (200, 429)
+    for path, answer in (("/within", within), ("/over", over)):
+        assert answer.headers["x-ratelimit-rule"] == "d.k"
+        entry = mesh.logged(path)
+        assert entry["limit_rule"] == "d.k"
+        assert "client-value" not in str(entry)
 
 
 def test_an_authorizer_that_died_silently_is_noticed_within_five_seconds() -> None:

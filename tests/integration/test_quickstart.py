@@ -163,6 +163,11 @@ def test_the_limit_is_the_callers_whatever_the_token_and_counts_no_denied_reques
     assert [answer.status_code == 429 for answer in answers] == [False] * 5 + [True]
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 60
     assert answers[-1].json()["reason"] == "over_limit"
+    for words in (
+        '"limit_rule":"quickstart.rule_limited.principal"',  # Envoy's access log.
+        "rule=quickstart.rule_limited.principal",  # The service's own log.
+    ):
+        quickstart.process.wait_until(lambda words=words: words in quickstart.process.output, words)
     other = quickstart.token("--subject", "other")
     answer = quickstart.get("/limited", {"authorization": f"Bearer {other}"})
     assert answer.status_code == 200

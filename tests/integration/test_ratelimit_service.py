@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import sys
@@ -128,6 +129,17 @@ def test_the_debug_port_shows_the_limits_and_the_statistics(service: Served):
     assert service.lines("/")
 
 
+def test_a_limit_that_is_over_stands_in_the_log_without_the_clients_value(service: Served):
+    for _ in range(3):
+        service.ask("one", "value-of-a-client")
+    lines = service.process.output.splitlines()
+    told = [json.loads(line) for line in lines if '"over_limit"' in line]
+    assert [(line["domain"], line["rule"], line["name"], line["limit"]) for line in told[:1]] == [
+        ("domain", "domain.one", "single", 1)
+    ]
+    assert "value-of-a-client" not in service.process.output
+
+
 def test_health_is_told_under_the_references_name(service: Served):
     assert service.health() == service.health("") == "SERVING"
 
@@ -220,7 +232,7 @@ def counts(service: Served) -> bool:
 
 def test_a_service_whose_redis_is_absent_starts_says_so_and_recovers(limits: Path):
     with running_redis(started=False) as late:
-        environment = {"REDIS_URL": late.url.removeprefix("redis://")}
+        environment = {"RATELIMIT_REDIS__URL": late.url, "RATELIMIT_STORE__KIND": "redis"}
         with served(limits, environment=environment, waits_for_ready=False) as service:
             wait_until(lambda: service.health() == "NOT_SERVING", "health is told")
             assert httpx2.get(f"{service.http}/healthcheck").status_code == 500

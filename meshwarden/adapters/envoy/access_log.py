@@ -61,6 +61,8 @@ FIELDS = {
     "retry_after": "%RESPONSE_HEADER(RETRY-AFTER)%",
     # The rate-limit service answered; only where it is told to send dynamic metadata.
     "limit_domain": f"%DYNAMIC_METADATA({RATELIMIT}:domain)%",
+    # The limit that decided; where the service is told to send its rule metadata.
+    "limit_rule": f"%DYNAMIC_METADATA({RATELIMIT}:meshwarden:rule)%",
     "reason": _reason(),
     **{member: f"%DYNAMIC_METADATA({EXT_AUTHZ}:{member})%" for member in DECISION_MEMBERS},
 }

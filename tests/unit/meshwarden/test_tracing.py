@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
 from grpc import aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -116,6 +117,21 @@ async def test_a_span_continues_the_callers_trace_from_the_metadata_or_from_the_
         assert span.kind == Span.SPAN_KIND_SERVER
     assert alone.trace_id.hex() != TRACE
     assert alone.parent_span_id == b""
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_spans_say_which_service_made_them(is_told: bool):
+    told = {"service_name": "limits", "service_namespace": "edge", "service_instance_id": "7"}
+    with collecting() as collector:
+        settings = TracingSettings(otlp_endpoint=collector.endpoint, **(told if is_told else {}))
+        await call(settings, ("Plain", b"", {}))
+        request = ExportTraceServiceRequest.FromString(collector.bodies[0])
+    attributes = request.resource_spans[0].resource.attributes
+    found = {item.key: item.value.string_value for item in attributes}
+    if is_told:
+        assert (found["service.namespace"], found["service.instance.id"]) == ("edge", "7")
+    assert found["service.name"] == ("limits" if is_told else "tested")
+    assert found["service.instance.id"]
 
 
 async def test_a_caller_that_does_not_sample_is_obeyed_and_a_ratio_decides_the_rest():

@@ -232,6 +232,15 @@ def test_dynamic_metadata_tells_what_was_asked_and_what_was_configured():
     }
 
 
+@pytest.mark.parametrize("flag", ["detailed_metric", "value_to_metric", "share_threshold"])
+def test_metadata_is_kept_where_statistics_or_counters_depend_on_the_request(flag: str):
+    """The reference loses it there: it makes the limit anew for each request."""
+    text = METADATA.replace("- key: a\n", f'- key: a\n  value: "x*"\n  {flag}: true\n')
+    answer = Asked(text, Options(has_dynamic_metadata=True))(descriptor(("a", "xyz")))
+    assert answer.metadata is not None
+    assert answer.metadata["metadata"]["who"] == "first"
+
+
 def test_merging_metadata_leaves_the_configuration_as_it_was():
     ask = Asked(METADATA, Options(has_dynamic_metadata=True))
     before = copy.deepcopy(ask.rules.domains["domain"].children["a"].match)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,64 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwarden.core.faults import InvalidInput
+from ratelimit_service.core.keys import counted_values
 from ratelimit_service.core.lookup import find_limit
 from ratelimit_service.core.model import Override
 from ratelimit_service.core.window import Unit
+from tests.support.limit_files import ENTRIES, levels, naive
 from tests.support.limits import descriptor, rules
-
-ENTRIES = st.tuples(
-    st.sampled_from(["a", "b", "a_b"]), st.sampled_from(["", "x", "b_x", "xy", "*"])
-)
-CONFIGURED = st.tuples(
-    st.sampled_from(["a", "b", "a_b", "a*"]), st.sampled_from(["", "x", "b_x", "x*", "*y", "b*x"])
-)
-
-
-def levels(depth: int) -> st.SearchStrategy[list[dict[str, Any]]]:
-    """Descriptors as a file holds them, composite keys unique in each level."""
-
-    def made(parts: tuple[tuple[str, str], bool, list[dict[str, Any]]]) -> dict[str, Any]:
-        (key, value), is_limited, below = parts
-        written: dict[str, Any] = {"key": key, "descriptors": below}
-        if value:
-            written["value"] = value
-        if is_limited:
-            written["rate_limit"] = {"unit": "minute", "requests_per_unit": 1}
-        return written
-
-    below = levels(depth - 1) if depth else st.just([])
-    return st.lists(
-        st.tuples(CONFIGURED, st.booleans(), below).map(made),
-        max_size=4,
-        unique_by=lambda written: composite(written["key"], written.get("value", "")),
-    )
-
-
-def composite(key: str, value: str) -> str:
-    return f"{key}_{value}" if value else key
-
-
-def naive(configured: list[dict[str, Any]], entries: Sequence[tuple[str, str]]) -> str | None:
-    """The path of the limit, found by trying everything in the order of the rules."""
-    path = "domain"
-    for position, (key, value) in enumerate(entries):
-        names = {composite(c["key"], c.get("value", "")): c for c in configured}
-        chosen = f"{key}_{value}" if f"{key}_{value}" in names else None
-        if chosen is None:
-            for name in names:
-                pattern = ".*".join(re.escape(part) for part in name.split("*"))
-                if "*" in name and re.fullmatch(pattern, f"{key}_{value}", re.DOTALL):
-                    chosen = name
-                    break
-        if chosen is None and key in names:
-            chosen = key
-        if chosen is None:
-            return None
-        path = f"{path}.{chosen}"
-        if position == len(entries) - 1:
-            return path if "rate_limit" in names[chosen] else None
-        configured = names[chosen]["descriptors"]
-    return None
 
 
 @given(configured=levels(2), entries=st.lists(ENTRIES, max_size=4))
@@ -165,6 +111,36 @@ descriptors:
     match = find_limit("domain", descriptor(("a", "xyz"), ("b", "1")), rules=rules(text))
     assert match is not None
     assert match.statistics_key == "domain.a_x*.b_1"
+
+
+@pytest.mark.parametrize(
+    ("written", "entry", "shown", "counted"),
+    [
+        ("{key: a, detailed_metric: true", ("a", ""), "domain.a_", ""),
+        ("{key: a, detailed_metric: true", ("a", "x"), "domain.a_x", "x"),
+        ("{key: a, value_to_metric: true", ("a", ""), "domain.a", ""),
+        ("{key: a, value: x, value_to_metric: true", ("a", "x"), "domain.a_x", "x"),
+        ("{key: a_", ("a", ""), "domain.a", ""),
+        ('{key: "a*"', ("ab", "x"), "domain.ab_a*", "x"),
+        ('{key: "a*", share_threshold: true', ("ab", "x"), "domain.ab_a*", "a*"),
+        ('{key: a, value: "b*"', ("a", "bc"), "domain.a_b*", "bc"),
+        ('{key: a, value: "b*"', ("a_b", "c"), "domain.a_b_a_b*", "c"),
+        ('{key: a, value: "b*", share_threshold: true', ("a_b", "c"), "domain.a_b_a_b*", "a_b*"),
+        ('{key: a, value: "b*", share_threshold: true', ("a", "b*"), "domain.a_b*", "b*"),
+    ],
+)
+def test_names_and_counters_of_odd_entries_are_the_references(
+    written: str, entry: tuple[str, str], shown: str, counted: str
+):
+    """Its `GetLimit` makes both from the entry's key and what is configured for the two together;
+    a rolling change on one Redis needs them equal.
+    """
+    text = f"{{domain: domain, descriptors: [{written}, rate_limit: {{unit: minute}}}}]}}"
+    asked = descriptor(entry)
+    match = find_limit("domain", asked, rules=rules(text))
+    assert match is not None
+    assert match.statistics_key == shown
+    assert counted_values(asked, match.shared_values) == [(entry[0], counted)]
 
 
 def test_detailed_statistics_show_an_empty_value_as_the_reference_does():
