@@ -116,6 +116,13 @@ def test_the_page_of_statistics_shows_them(pair: Pair):
     assert [name in page for page in pages] == [False, True]
 
 
+def test_an_unlimited_limit_has_statistics(pair: Pair):
+    assert _codes(pair, request_of("d", [("free", "x")])) == ("OK", "OK")
+    name = "ratelimit.service.rate_limit.d.free.total_hits"
+    wait_until(lambda: pair.ours.statsd.counters[name] == 1, "ours counts it")
+    assert not pair.theirs.statsd.counters[name]
+
+
 def test_looking_creates_no_counter(pair: Pair, redis: RedisServer):
     request = request_of("d", [("five", "looked-at")])
     request.descriptors[0].hits_addend.value = 0
@@ -184,9 +191,7 @@ def test_what_is_left_out_is_not_counted_as_within_the_limit_and_a_raised_limit_
         tmp_path,
         redis,
         STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT="true",
-        RATELIMIT_STORE__STOPS_WHEN_OVER_LIMIT="true",
         LOCAL_CACHE_SIZE_IN_BYTES="1000000",
-        RATELIMIT_STORE__OVER_LIMIT_CACHE_BYTES="1000000",
     ) as both:
         over = request_of("left", [("five", "f")], [("a", "x")], hits_addend=1)
         assert _codes(both, over) == ("OK", "OK")
@@ -194,6 +199,11 @@ def test_what_is_left_out_is_not_counted_as_within_the_limit_and_a_raised_limit_
         name = "ratelimit.service.rate_limit.left.five.within_limit"
         wait_until(lambda: both.theirs.statsd.counters[name] == 2, "the reference counts both")
         assert f"{name}: 1" in both.ours.lines("/stats")
+        assert _codes(both, request_of("left", [("five", "t")], hits_addend=4)) == ("OK", "OK")
+        twice = request_of("left", [("five", "t")], [("five", "t")])
+        twice.descriptors[0].hits_addend.value = 2
+        statuses = [[one["code"] for one in a["answer"]["statuses"]] for a in both.ask(twice)]
+        assert statuses == [["OVER_LIMIT", "OVER_LIMIT"], ["OVER_LIMIT", "OK"]]
         file.write_text(file.read_text().replace("per_unit: 1}", "per_unit: 9}"))
         raised = "left.a: unit=YEAR requests_per_unit=9, shadow_mode: false, quota_mode: false"
         for side in (both.theirs, both.ours):

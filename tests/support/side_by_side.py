@@ -36,6 +36,7 @@ descriptors:
 - {key: a_b, rate_limit: {unit: year, requests_per_unit: 1}}
 - {key: five, rate_limit: {unit: year, requests_per_unit: 5}}
 - {key: quota, quota_mode: true, rate_limit: {unit: year, requests_per_unit: 1}}
+- {key: free, rate_limit: {unlimited: true}}
 - {key: inner, value: "x*z", rate_limit: {unit: year, requests_per_unit: 5}}
 """
 """What the tests that need few limits share."""
