@@ -11,7 +11,7 @@ CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/p
 export UV_SYSTEM_CERTS := $(if $(CERTIFICATES),true,false)
 unexport VIRTUAL_ENV
 
-.PHONY: help install up test test-interop test-drop-in test-soak check format audit perf clean
+.PHONY: help install up test test-interop test-drop-in test-stores test-soak check format audit perf clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -80,7 +80,7 @@ up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports au
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in -n 2 --dist loadfile
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores -n 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
@@ -90,6 +90,15 @@ test-interop: .venv/.installed $(NPM_FOLDER)/node_modules/.installed ## the serv
 
 test-drop-in: install $(REDIS) $(REFERENCE_FOLDER)/.installed ## beside the real envoyproxy/ratelimit, which needs Go; DROP_IN_SEED=x: other random limits
 	@$(BIN)/coverage run -m pytest tests/drop_in -n 2 --dist loadfile
+	@$(BIN)/coverage combine --append --quiet
+
+REDIS_TLS := .tools/redis-tls/.installed
+$(REDIS_TLS): tests/stores/install-redis-tls.sh
+	@echo "installing the distribution's redis-server into $(@D)"
+	@rm -rf $(@D) && tests/stores/install-redis-tls.sh $(@D) && touch $@
+
+test-stores: .venv/.installed $(REDIS) $(REDIS_TLS) ## Redis alone, with sentinels, as a Cluster, and over TLS, while it fails
+	@$(BIN)/coverage run -m pytest tests/stores
 	@$(BIN)/coverage combine --append --quiet
 
 test-soak: .venv/.installed $(ATHERIS) ## fuzzing for SOAK_SECONDS (60) a target, and a million tokens; not in .ci/run

@@ -61,14 +61,23 @@ class ConnectionCounts:
 
 
 class Node:
-    """One server; `connection` makes a connection to it, not yet connected."""
+    """One server; `connection` makes a connection to it, not yet connected.
+
+    `has_to_be_master`: each new connection is refused where the server says that it is none.
+    """
 
     def __init__(
-        self, name: str, *, connection: Callable[[], Any], counts: ConnectionCounts
+        self,
+        name: str,
+        *,
+        connection: Callable[[], Any],
+        counts: ConnectionCounts,
+        has_to_be_master: bool = False,
     ) -> None:
         self.name = name
         self._connection = connection
         self._counts = counts
+        self._has_to_be_master = has_to_be_master
         self._free: list[Any] = []
         self._open_count = 0
         self._is_retired = False
@@ -138,6 +147,14 @@ class Node:
         answers = await self.exchange(commands, deadline=deadline)
         return answers[len(prefix) :: len(prefix) + 1]
 
+    async def open(self, *, deadline: float) -> None:
+        """See to it that there is a connection. Raises one of `LOST`."""
+        connection = await self._free_one()
+        if connection is None:
+            async with asyncio.timeout_at(deadline):
+                connection = await self._new_one()
+        self._free.append(connection)
+
     async def retire(self) -> None:
         """Close what is free now, and the rest as its calls end."""
         self._is_retired = True
@@ -168,9 +185,11 @@ class Node:
         self._open_count += 1
         try:
             await connection.connect()
+            if self._has_to_be_master:
+                await _require_master(connection, self.name)
         except BaseException:
             self._open_count -= 1
-            await connection.disconnect(nowait=True)
+            await _drop(connection)
             raise
         self._counts.active += 1
         self._counts.total += 1
@@ -180,7 +199,25 @@ class Node:
         self._open_count -= 1
         self._counts.active -= 1
         self._counts.local_close += 1
-        await connection.disconnect(nowait=True)
+        await _drop(connection)
+
+
+async def _drop(connection: Any) -> None:
+    """End it at once. The library would still send what waits to be sent, and wait for TLS' leave;
+    what no answer can come of is better not sent.
+    """
+    writer = connection._writer
+    if writer is not None:
+        writer.transport.abort()
+    await connection.disconnect(nowait=True)
+
+
+async def _require_master(connection: Any, name: str) -> None:
+    """Raise `ReadOnlyError` where the server says that it is a replica."""
+    await connection.send_command("ROLE")
+    role = await connection.read_response(disable_decoding=True)
+    if role[0] != b"master":
+        raise exceptions.ReadOnlyError(f"{name} is no master")
 
 
 async def _answer(connection: Any) -> Any:
@@ -196,8 +233,11 @@ async def _answer(connection: Any) -> Any:
 def is_read_only(answer: object) -> bool:
     """Whether a server refused to write because it is a replica: then it executed nothing.
 
-    Redis 6.2 wraps what a script's own command met into an error of another kind.
+    Redis 6.2 wraps what a script's own command met into an error of another kind, and a script that
+    catches it may answer a list of such words.
     """
+    if isinstance(answer, list) and answer and isinstance(answer[0], bytes):
+        return b"READONLY " in answer[0]
     return isinstance(answer, exceptions.ReadOnlyError) or (
         isinstance(answer, exceptions.ResponseError) and "-READONLY " in str(answer)
     )

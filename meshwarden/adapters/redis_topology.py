@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from meshwarden.adapters.redis_cluster import ClusterRedis
 from meshwarden.adapters.redis_node import Script, ScriptCall
+from meshwarden.adapters.redis_sentinel import SentinelRedis
 from meshwarden.adapters.redis_settings import RedisSettings
 from meshwarden.adapters.redis_single import SingleRedis
 
@@ -65,4 +67,9 @@ def connect(settings: RedisSettings) -> Redis:
 
     Raises `Misconfigured` with every TLS file that can't be used.
     """
-    return SingleRedis(settings)
+    kinds: dict[str, type[SingleRedis | SentinelRedis | ClusterRedis]] = {
+        "single": SingleRedis,
+        "sentinel": SentinelRedis,
+        "cluster": ClusterRedis,
+    }
+    return kinds[settings.type](settings)

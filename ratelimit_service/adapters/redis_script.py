@@ -99,8 +99,13 @@ local function left_out(mode, first, number, argument)
     end
   elseif any_over then
     for i = 1, number do
-      if not over[i] and tonumber(ARGV[argument + 4 * i - 4]) >= 0 then
-        left[i] = {{before[i], 0}}
+      local key = KEYS[first + i - 1]
+      local hits = tonumber(ARGV[argument + 4 * i - 4])
+      local count = after[key] or before[i]
+      if over[i] or hits < 0 then
+        after[key] = math.max(0, math.min(count + hits, count_at_most))
+      else
+        left[i] = {{count, count > tonumber(ARGV[argument + 4 * i - 2]) and 1 or 0}}
       end
     end
   end

@@ -43,20 +43,26 @@ def left_out(increments: Sequence[Increment], *, mode: Mode, read: Read) -> list
 
 
 def _left_out_where_not_over(increments: Sequence[Increment], read: Read) -> list[LeftOut | None]:
-    """Each counter is judged by itself, even one that stands twice, as the reference does; what is
-    given back is always counted.
+    """Each increment is judged by itself, even where its counter stands twice, as the reference
+    does; it is left out of what the counter stands at by then. What is given back is always
+    counted.
     """
-    before = [read(increment) for increment in increments]
+    stands_at = {increment.key: read(increment) for increment in increments}
     over = [
-        is_over(increment, counted(count, increment.hits))
-        for increment, count in zip(increments, before, strict=True)
+        is_over(increment, counted(stands_at[increment.key], increment.hits))
+        for increment in increments
     ]
     if not any(over):
         return [None] * len(increments)
-    return [
-        None if one_is_over or increment.hits < 0 else LeftOut(count, is_over=False)
-        for increment, one_is_over, count in zip(increments, over, before, strict=True)
-    ]
+    found: list[LeftOut | None] = []
+    for increment, one_is_over in zip(increments, over, strict=True):
+        count = stands_at[increment.key]
+        if one_is_over or increment.hits < 0:
+            stands_at[increment.key] = counted(count, increment.hits)
+            found.append(None)
+        else:
+            found.append(LeftOut(count, is_over(increment, count)))
+    return found
 
 
 def _left_out_when_denied(increments: Sequence[Increment], read: Read) -> list[LeftOut | None]:

@@ -118,6 +118,15 @@ class Contract:
         assert await store.add(*both, mode=Mode.STOPS_WHEN_OVER) == [3, LeftOut(0, is_over=False)]
         assert await store.add(hits(0, "full"), hits(0, "other")) == [3, 0]
 
+    async def test_hits_left_out_are_judged_by_what_the_same_request_counted_before(
+        self, store: AnyStore
+    ):
+        """As the reference does where one counter stands in a request several times."""
+        await store.add(hits(1, at_most=2))
+        thrice = (hits(2, at_most=2), hits(1, at_most=2), hits(1, at_most=2))
+        left = LeftOut(3, is_over=True)
+        assert await store.add(*thrice, mode=Mode.STOPS_WHEN_OVER) == [3, left, left]
+
     @settings(
         max_examples=60,
         deadline=None,

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import redis
 
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import CHECKOUT, wait_until
@@ -21,11 +24,26 @@ from tests.support.processes import CHECKOUT, wait_until
 class RedisServer:
     """A redis-server without persistence: what it held is gone when it stops."""
 
-    def __init__(self, folder: Path, *, password: str = "") -> None:
-        self.port = free_port()
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str = "",
+        options: Sequence[str] = (),
+        binary: Path | None = None,
+        port: int | None = None,
+        configuration: Path | None = None,
+    ) -> None:
+        """`options` stand behind ours, as on the command line; `binary` is `redis_binary()`; a
+        sentinel keeps what it knows in its file of `configuration`.
+        """
+        self.port = free_port() if port is None else port
         self.url = f"redis://127.0.0.1:{self.port}"
         self._folder = folder
         self._password = password
+        self._options = options
+        self._binary = binary
+        self._configuration = configuration
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -37,14 +55,22 @@ class RedisServer:
 
     def start(self) -> None:
         """Run, and return once it accepts connections."""
-        command = [str(redis_binary()), "--port", str(self.port), "--bind", "127.0.0.1"]
+        self.begin()
+        wait_until(lambda: is_listening(self.port), "redis-server listens")
+
+    def begin(self) -> None:
+        """Run, without waiting."""
+        command = [str(self._binary or redis_binary())]
+        if self._configuration is not None:
+            command.append(str(self._configuration))
+        command += ["--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
         if self._password:
             command += ["--requirepass", self._password]
+        command += self._options
         self._child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_until(lambda: is_listening(self.port), "redis-server listens")
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
@@ -61,6 +87,22 @@ class RedisServer:
     def resume(self) -> None:
         """Let it answer again."""
         self._signal(signal.SIGCONT)
+
+    def ask(self, *words: str | int) -> Any:
+        """The server's answer to a command, of which it keeps no connection."""
+        password = self._password or None
+        with redis.Redis(port=self.port, password=password, decode_responses=True) as client:
+            return client.execute_command(*words)
+
+    def command_counts(self) -> dict[str, int]:
+        """How often each command was called."""
+        with redis.Redis(port=self.port) as client:
+            found = client.info("commandstats")
+        return {name.removeprefix("cmdstat_"): told["calls"] for name, told in found.items()}
+
+    @property
+    def is_running(self) -> bool:
+        return self._child is not None
 
     def _signal(self, number: signal.Signals) -> None:
         if self._child is not None and self._child.poll() is None:

@@ -1,0 +1,1 @@
+"""Redis in every form that the services can reach, while it fails; `make test-stores`."""

@@ -1,0 +1,117 @@
+"""The counter stores' contract on a sentinel trio and on a Cluster; counters that fail over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from meshwarden.core.faults import Unavailable
+from ratelimit_service.adapters.redis_store import RedisStore
+from ratelimit_service.core.model import Effect, Increment
+from tests.stores.test_cluster_redis import until_replaced
+from tests.support.counter_contract import NOW, WINDOW, AnyStore, Contract
+from tests.support.processes import until
+from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_sentinel import RedisTrio
+from tests.support.redis_stores import redis_store
+from tests.support.redis_traffic import MEASURED
+
+LIMIT_SECONDS = 0.2
+KEYS = [f"counter{number}" for number in range(12)]
+
+
+class TestSentinel(Contract):
+    @pytest.fixture
+    async def store(self, trio: RedisTrio) -> AsyncIterator[AnyStore]:
+        counters = redis_store(trio.url, type="sentinel", protocol=3)
+        yield AnyStore(counters)
+        await counters.close()
+
+
+class TestCluster(Contract):
+    @pytest.fixture
+    async def store(self, cluster: RedisCluster) -> AsyncIterator[AnyStore]:
+        counters = redis_store(cluster.url, type="cluster")
+        yield AnyStore(counters)
+        await counters.close()
+
+
+async def counted(store: RedisStore, key: str) -> int | None:
+    """The count after one more hit; None where Redis could not tell in time."""
+    try:
+        (outcome,) = await store.add([Increment(key, 1, WINDOW, 10, Effect.DENIES)], now=NOW)
+    except Unavailable:
+        return None
+    assert isinstance(outcome, int)
+    return outcome
+
+
+async def all_counted(store: RedisStore) -> bool:
+    return None not in await asyncio.gather(*(counted(store, key) for key in KEYS))
+
+
+async def test_a_request_over_counters_of_all_servers_is_counted_whole(cluster: RedisCluster):
+    store = redis_store(cluster.url, type="cluster")
+    request = [Increment(key, 2, WINDOW, 10, Effect.DENIES) for key in KEYS]
+    assert await store.add(request, now=NOW) == [2] * len(KEYS)
+    assert await store.add(request, now=NOW) == [4] * len(KEYS)
+    await store.close()
+
+
+async def test_counters_of_a_master_that_died_are_counted_by_its_replica(cluster: RedisCluster):
+    """The service's own script, lines and breakers, with the default of five failures."""
+    store = redis_store(
+        cluster.url,
+        type="cluster",
+        time_limit_seconds=LIMIT_SECONDS,
+        failures_at_most=5,
+        pause_seconds=1,
+    )
+    assert await all_counted(store)
+    place = cluster.master_of(KEYS[0])
+    began = time.monotonic()
+    cluster.servers[place].kill()
+    assert not await all_counted(store)
+    await until_replaced(cluster, place)
+    while not await all_counted(store):
+        assert time.monotonic() < began + 10
+    MEASURED.append(f"counters on a cluster: master killed: {time.monotonic() - began:.2f} s")
+    assert time.monotonic() - began < 5
+    await store.close()
+
+
+async def test_counters_follow_a_planned_change_of_masters_without_a_fault(trio: RedisTrio):
+    """A script that catches what a replica refuses is asked of the new master, too."""
+    store = redis_store(trio.url, type="sentinel", time_limit_seconds=LIMIT_SECONDS)
+    old = trio.master
+    assert await counted(store, "a") == 1
+    await asyncio.to_thread(trio.fail_over)
+    await until(lambda: trio.named_by_most() is not old, "the sentinels name another master")
+    last = await counted(store, "a")
+    while last is None:
+        last = await counted(store, "a")
+    assert last == 2
+    await store.close()
+
+
+async def test_counters_of_a_demoted_master_that_kept_its_connections_are_asked_of_the_new(
+    trio: RedisTrio,
+):
+    store = redis_store(trio.url, type="sentinel", time_limit_seconds=LIMIT_SECONDS)
+    assert await counted(store, "a") == 1
+    old = trio.master
+    replica = next(server for server in trio.servers if server is not old)
+    await until(lambda: replica.ask("GET", "a") == "1", "the replica has it")
+    for sentinel in trio.sentinels:
+        sentinel.kill()
+    replica.ask("REPLICAOF", "NO", "ONE")
+    old.ask("REPLICAOF", "127.0.0.1", replica.port)
+    for sentinel in trio.sentinels:
+        sentinel.start()
+    trio.watch(replica)
+    assert await counted(store, "a") == 2
+    assert replica.ask("GET", "a") == "2"
+    await store.close()
