@@ -30,7 +30,6 @@ LEFT_ALONE = {
     "SHADOW_MODE": "quotas",
     # The reference goes on refusing what it remembers when another limit comes with the request.
     "LOCAL_CACHE_SIZE_IN_BYTES": "raises",
-    "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "repeats",
 }
 """Variable to what random requests must not do where it is set."""
 
