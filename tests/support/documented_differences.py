@@ -25,6 +25,8 @@ SECONDS = {
 
 UNLIMITED = re.compile(rf"\.{FREE}(_[^.]*(\.(9|y))?)?$")
 """Ends the name of an unlimited limit's statistic; values of `random_limits` have those dots."""
+SPLIT_HITS = {"within_limit", "near_limit", "over_limit", "shadow_mode"}
+"""Statistics that the reference works out from hits that it left out, as if they were counted."""
 LEFT_ALONE = {
     # A quota that is used up is over the limit with us alone, and let through by shadow mode then.
     "SHADOW_MODE": "quotas",
@@ -90,4 +92,4 @@ def is_compared(name: str, environment: dict[str, str]) -> bool:
     if UNLIMITED.search(place):
         return False
     leaves_out = environment.get("STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT") == "true"
-    return not (leaves_out and kind in ("within_limit", "near_limit"))
+    return not (leaves_out and kind in SPLIT_HITS)
