@@ -89,7 +89,7 @@ test-interop: .venv/.installed $(NPM_FOLDER)/node_modules/.installed ## the serv
 	@$(BIN)/coverage combine --append --quiet
 
 test-drop-in: install $(REDIS) $(REFERENCE_FOLDER)/.installed ## beside the real envoyproxy/ratelimit, which needs Go; DROP_IN_SEED=x: other random limits
-	@$(BIN)/coverage run -m pytest tests/drop_in
+	@$(BIN)/coverage run -m pytest tests/drop_in -n 2 --dist loadfile
 	@$(BIN)/coverage combine --append --quiet
 
 REDIS_TLS := .tools/redis-tls/.installed

@@ -21,7 +21,11 @@ from tests.support.side_by_side import Pair, limits_folder, side_by_side
 DOMAINS = 16
 COPIES = 4
 STEPS = 16
-EARLY_SECONDS = 0.5
+CLOCKS_APART_SECONDS = 0.06
+"""Ours follows Redis' clock, to half a round trip: an answer at a second's edge may be of the next
+second.
+"""
+EARLY_SECONDS = 0.7
 """A history starts this early in a second, so that it ends in the same."""
 
 ENVIRONMENTS: dict[str, dict[str, str]] = {
@@ -39,18 +43,14 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "metadata-quota": {"RESPONSE_DYNAMIC_METADATA": "true", "QUOTA_MODE": "true"},
     "stopping": {
         "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "true",
-        "RATELIMIT_STORE__STOPS_WHEN_OVER_LIMIT": "true",
     },
     "remembering": {
         "LOCAL_CACHE_SIZE_IN_BYTES": "1000000",
-        "RATELIMIT_STORE__OVER_LIMIT_CACHE_BYTES": "1000000",
         "LIMIT_RESPONSE_HEADERS_ENABLED": "true",
     },
     "stopping-remembering": {
         "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": "true",
-        "RATELIMIT_STORE__STOPS_WHEN_OVER_LIMIT": "true",
         "LOCAL_CACHE_SIZE_IN_BYTES": "1000000",
-        "RATELIMIT_STORE__OVER_LIMIT_CACHE_BYTES": "1000000",
     },
     "merged": {"MERGE_DOMAIN_CONFIG": "true", "CACHE_KEY_PREFIX": "prefix:"},
 }
@@ -107,7 +107,8 @@ def _told_within_a_second(
 def _young_second(*, after: int) -> int:
     """A second that has just begun, later than `after`."""
     wait_until(
-        lambda: time.time() >= after + 1 and time.time() % 1 < EARLY_SECONDS, "a second is young"
+        lambda: time.time() >= after + 1 and CLOCKS_APART_SECONDS < time.time() % 1 < EARLY_SECONDS,
+        "a second is young",
     )
     return int(time.time())
 
@@ -117,7 +118,7 @@ def _is_told_alike(
 ) -> bool:
     """Compare the answers; False where they were not given within `second`."""
     answers = [pair.ask(step.request, as_json=step.as_json) for step in steps]
-    if int(time.time()) != second:
+    if int(time.time() + CLOCKS_APART_SECONDS) != second:
         return False
     for step, (theirs, ours) in zip(steps, answers, strict=True):
         right = expected(theirs, second=second, environment=environment)
@@ -140,9 +141,8 @@ def _same_statistics(pair: Pair, environment: dict[str, str], retold: set[str]) 
         }
 
     def both() -> tuple[dict[str, int], dict[str, int]]:
-        ours = dict(line.rsplit(": ", 1) for line in pair.ours.lines("/stats"))
-        found = {name: int(value) for name, value in ours.items()}
-        return counters(dict(pair.theirs.statsd.counters)), counters(found)
+        theirs, ours = (dict(side.statsd.counters) for side in (pair.theirs, pair.ours))
+        return counters(theirs), counters(ours)
 
     def are_the_same() -> bool:
         theirs, ours = both()

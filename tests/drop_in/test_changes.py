@@ -49,3 +49,18 @@ def test_without_a_good_file_both_answer_that_there_is_no_configuration(
         assert pair.ask(request_of("d", [("a", "x")])) == (refusal, refusal)
         file.write_text(_limits(13))
         wait_until(lambda: _per_unit(pair) == [13, 13], "both take the mended file")
+
+
+def test_a_root_that_is_swapped_is_followed(redis: RedisServer, tmp_path: Path):
+    """As a deployment does it: RUNTIME_ROOT is a link, which is replaced at once."""
+    for number in (21, 22):
+        folder = limits_folder(tmp_path / f"release-{number}")
+        (folder / "limits.yaml").write_text(_limits(number))
+    current = tmp_path / "current"
+    current.symlink_to("release-21")
+    with side_by_side(current, redis, RUNTIME_WATCH_ROOT="true") as pair:
+        assert _per_unit(pair) == [21, 21]
+        new = tmp_path / "new"
+        new.symlink_to("release-22")
+        new.replace(current)
+        wait_until(lambda: _per_unit(pair) == [22, 22], "both follow")

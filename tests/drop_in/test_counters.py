@@ -111,8 +111,6 @@ def test_limits_per_second_are_counted_in_the_redis_of_their_own(
             "REDIS_PERSECOND_SOCKET_TYPE": "tcp",
             "REDIS_PERSECOND_URL": f"127.0.0.1:{per_second.port}",
             "REDIS_PERSECOND_TIMEOUT": "5s",
-            "RATELIMIT_REDIS_PER_SECOND__ENABLED": "true",
-            "RATELIMIT_REDIS_PER_SECOND__URL": per_second.url,
         }
         clients = [
             stack.enter_context(Redis(port=server.port, decode_responses=True))

@@ -4,7 +4,6 @@ docs/explanation/ratelimit_differences.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.support.processes import wait_until
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.reference_ratelimit import reference_refusal
 from tests.support.side_by_side import (
+    PLAIN_LIMITS,
     Answer,
     Pair,
     drop_in_environment,
@@ -27,24 +27,6 @@ from tests.support.side_by_side import (
     running_reference,
     side_by_side,
 )
-
-LIMITS = """
-domain: d
-descriptors:
-- {key: a, rate_limit: {unit: year, requests_per_unit: 1}}
-- {key: a_b, rate_limit: {unit: year, requests_per_unit: 1}}
-- {key: five, rate_limit: {unit: year, requests_per_unit: 5}}
-- {key: quota, quota_mode: true, rate_limit: {unit: year, requests_per_unit: 1}}
-- {key: inner, value: "x*z", rate_limit: {unit: year, requests_per_unit: 5}}
-"""
-
-
-@pytest.fixture(scope="module")
-def pair(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    root = tmp_path_factory.mktemp("differences")
-    (limits_folder(root) / "limits.yaml").write_text(LIMITS)
-    with side_by_side(root, redis) as running:
-        yield running
 
 
 def _code(answer: Answer) -> str:
@@ -134,6 +116,13 @@ def test_the_page_of_statistics_shows_them(pair: Pair):
     assert [name in page for page in pages] == [False, True]
 
 
+def test_an_unlimited_limit_has_statistics(pair: Pair):
+    assert _codes(pair, request_of("d", [("free", "x")])) == ("OK", "OK")
+    name = "ratelimit.service.rate_limit.d.free.total_hits"
+    wait_until(lambda: pair.ours.statsd.counters[name] == 1, "ours counts it")
+    assert not pair.theirs.statsd.counters[name]
+
+
 def test_looking_creates_no_counter(pair: Pair, redis: RedisServer):
     request = request_of("d", [("five", "looked-at")])
     request.descriptors[0].hits_addend.value = 0
@@ -175,7 +164,7 @@ def test_what_follows_the_first_document_is_read(tmp_path: Path):
 
 def test_a_stuck_redis_is_waited_for_a_tenth_of_a_second(tmp_path: Path):
     """REDIS_TIMEOUT is 10 s with the reference, unless set; Envoy gave up long before."""
-    (limits_folder(tmp_path) / "limits.yaml").write_text(LIMITS)
+    (limits_folder(tmp_path) / "limits.yaml").write_text(PLAIN_LIMITS)
     request = request_of("d", [("five", "stuck")])
     with (
         running_redis() as own,
@@ -197,14 +186,12 @@ def test_what_is_left_out_is_not_counted_as_within_the_limit_and_a_raised_limit_
     redis: RedisServer, tmp_path: Path
 ):
     file = limits_folder(tmp_path) / "limits.yaml"
-    file.write_text(LIMITS.replace("domain: d", "domain: left"))
+    file.write_text(PLAIN_LIMITS.replace("domain: d", "domain: left"))
     with side_by_side(
         tmp_path,
         redis,
         STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT="true",
-        RATELIMIT_STORE__STOPS_WHEN_OVER_LIMIT="true",
         LOCAL_CACHE_SIZE_IN_BYTES="1000000",
-        RATELIMIT_STORE__OVER_LIMIT_CACHE_BYTES="1000000",
     ) as both:
         over = request_of("left", [("five", "f")], [("a", "x")], hits_addend=1)
         assert _codes(both, over) == ("OK", "OK")

@@ -27,7 +27,7 @@ ODD_KEYS = ("unit", "key", "value", "Key", "domain", "5", "true", "~", "limit")
 REWORDED = (
     ("wildcard values (ending with '*')", "wildcard values (containing '*')"),
     ("yaml: invalid map key: ", "config error, key is not of type string: "),
-    ("yaml: unknown anchor ", "found undefined alias"),
+    ("yaml: unknown anchor ", "error loading config file: yaml: "),
     ("cannot unmarshal !!timestamp", "cannot unmarshal !!str"),
 )
 """Words of the reference's, and ours for the same fault (docs/explanation)."""

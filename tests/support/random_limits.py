@@ -54,9 +54,7 @@ class RandomLimits:
     """One domain's descriptors, and requests that meet them."""
 
     def __init__(self, seed: int, *, without: Collection[str] = ()) -> None:
-        """`without`: some of `quotas`, `repeats` (a counter twice in one request) and `raises`
-        (a counter with another limit in another request).
-        """
+        """`without`: `quotas`, or `raises` (a counter with another limit in another request)."""
         self._random = Random(seed)  # noqa: S311 - no secret is drawn
         self._without = frozenset(without)
         self._names = 0
@@ -101,7 +99,7 @@ class RandomLimits:
         for flag, share in FLAGS.items():
             if self._chance(share):
                 result[flag] = True
-        if (value or key).endswith("*") and "repeats" not in self._without and self._chance(0.5):
+        if (value or key).endswith("*") and self._chance(0.5):
             result["share_threshold"] = True
         is_quota = self._chance(0.0 if "quotas" in self._without else 0.2)
         if is_quota:
@@ -157,10 +155,7 @@ class RandomLimits:
         random = self._random
         request = Request(hits_addend=random.choice((0, 0, 0, 1, 2, 5)))
         count = 0 if self._chance(0.01) else random.choice((1, 1, 2, 3, 5))
-        chosen = random.choices(pool, k=count)
-        if "repeats" in self._without:
-            chosen = [one for number, one in enumerate(chosen) if one not in chosen[:number]]
-        for entries in chosen:
+        for entries in random.choices(pool, k=count):
             descriptor = request.descriptors.add()
             for key, value in entries:
                 descriptor.entries.add(key=key, value=value)

@@ -29,6 +29,18 @@ from tests.support.statsd_listener import StatsdListener, listening_statsd
 Answer = dict[str, Any]
 """Of gRPC: `answer`, or `error` (code and text). Of /json: `status`, `answer` or `body`."""
 
+PLAIN_LIMITS = """
+domain: d
+descriptors:
+- {key: a, rate_limit: {unit: year, requests_per_unit: 1}}
+- {key: a_b, rate_limit: {unit: year, requests_per_unit: 1}}
+- {key: five, rate_limit: {unit: year, requests_per_unit: 5}}
+- {key: quota, quota_mode: true, rate_limit: {unit: year, requests_per_unit: 1}}
+- {key: free, rate_limit: {unlimited: true}}
+- {key: inner, value: "x*z", rate_limit: {unit: year, requests_per_unit: 5}}
+"""
+"""What the tests that need few limits share."""
+
 
 @dataclass(frozen=True)
 class Side:
