@@ -101,7 +101,7 @@ test-stores: .venv/.installed $(REDIS) $(REDIS_TLS) ## Redis alone, with sentine
 	@$(BIN)/coverage run -m pytest tests/stores
 	@$(BIN)/coverage combine --append --quiet
 
-test-soak: .venv/.installed $(ATHERIS) ## fuzzing for SOAK_SECONDS (60) a target, and a million tokens; not in .ci/run
+test-soak: .venv/.installed $(ATHERIS) $(REDIS) ## fuzzing for SOAK_SECONDS (60) a target, a million tokens, limits for COUNTER_SOAK_SECONDS (600) while Redis fails; not in .ci/run
 	@$(BIN)/python -m pytest tests/soak
 
 check: .venv/.installed ## format, lint, types, import contracts, house rules

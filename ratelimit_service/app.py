@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Settings",
     "build",
+    "compiled",
     "decoded_json",
     "options",
     "read_counters",
@@ -169,25 +170,27 @@ def _counts(rules: Rules) -> dict[str, int]:
     return {"domains": len(rules.domains), "limits": len(limits)}
 
 
+def compiled(settings: Settings, bundle: Bundle) -> Rules:
+    """The rules that files describe. Raises `InvalidInput` with all that is wrong in them."""
+    return compile_limits(
+        bundle,
+        merges_domains=settings.merge_domain_config,
+        options=options(settings),
+        takes_every_file=settings.configuration.folder is None,
+        atomic_refusal=settings.atomic_refusal,
+    )
+
+
 class _Compiler:
     """Compiles bundles; counts each version of files once, as the reference counts its loads."""
 
     def __init__(self, settings: Settings, statistics: Statistics) -> None:
-        self._options = options(settings)
-        self._merges_domains = settings.merge_domain_config
-        self._takes_every_file = settings.configuration.folder is None
-        self._atomic_refusal = settings.atomic_refusal
+        self._settings = settings
         self._statistics = statistics
 
     def compiled(self, bundle: Bundle) -> Rules:
         try:
-            rules = compile_limits(
-                bundle,
-                merges_domains=self._merges_domains,
-                options=self._options,
-                takes_every_file=self._takes_every_file,
-                atomic_refusal=self._atomic_refusal,
-            )
+            rules = compiled(self._settings, bundle)
         except InvalidInput:
             self._statistics.add("config_load_error")
             raise
@@ -199,5 +202,7 @@ class _Compiler:
         from ratelimit_service.adapters.rate_limit_config import compile_discovered
 
         return compile_discovered(
-            bundle, merges_domains=self._merges_domains, options=self._options
+            bundle,
+            merges_domains=self._settings.merge_domain_config,
+            options=options(self._settings),
         )

@@ -21,7 +21,6 @@ from meshwarden.cli.configuration_folder import QUICKSTART
 from meshwarden.cli.limits_text import print_explanation
 from meshwarden.cli.output import AsJson, print_json
 from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
-from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.explain import counters
 from ratelimit_service.core.explain import explain as explained
 from ratelimit_service.core.model import Descriptor, DescriptorSet, Entry, Rules
@@ -82,8 +81,8 @@ def explain(
 
     Exit status: 0 within the limits; 1 over a limit; 2 the request or the folder can't be read.
     """
-    settings = _settings(redis, key_format)
-    rules = _rules(config or settings.configuration.folder or QUICKSTART, settings)
+    settings = _settings(config, redis, key_format)
+    rules = _rules(settings)
     request = _request(words, hits)
     request = request._replace(domain=domain or request.domain or _only_domain(rules))
     now = int(time.time())
@@ -98,25 +97,33 @@ def explain(
     raise typer.Exit(0 if result["answer"] == "OK" else 1)
 
 
-def _settings(redis: str, key_format: str) -> Settings:
+def _settings(config: Path | None, redis: str, key_format: str) -> Settings:
+    """Those of the environment, in which a running service's may stand, and the options'."""
     from ratelimit_service.app import Settings
 
-    given = {"--redis.url": redis, "--store.key-format": key_format}
+    given = {
+        "--configuration.folder": "" if config is None else str(config),
+        "--redis.url": redis,
+        "--store.key-format": key_format,
+    }
     words = [word for flag, value in given.items() if value for word in (flag, value)]
     if redis:
         words += ["--store.kind", "redis"]
     return load(Settings, words, "meshwarden limits explain")
 
 
-def _rules(folder: Path, settings: Settings) -> Rules:
-    from ratelimit_service.app import options
+def _rules(settings: Settings) -> Rules:
+    """Of the folder that the settings name, else of the quickstart."""
+    from ratelimit_service.app import compiled, source
 
-    return compile_limits(
-        FolderSource(folder).read(),
-        merges_domains=settings.merge_domain_config,
-        options=options(settings),
-        atomic_refusal=settings.atomic_refusal,
-    )
+    if settings.configuration.source == "xds" and settings.configuration.folder is None:
+        what = (
+            "the limits come from a stream, which only the service reads (its /rlconfig lists them)"
+        )
+        raise Misconfigured([Problem("", 0, what, "--config: a folder of the same limits")])
+    is_named = settings.configuration.folder is not None or settings.runtime.root is not None
+    files = source(settings) if is_named else FolderSource(QUICKSTART)
+    return compiled(settings, files.read())
 
 
 def _only_domain(rules: Rules) -> str:

@@ -113,6 +113,13 @@ def test_several_domains_are_told_apart(command: Command, folder: Path):
     assert (done.status, done.output.splitlines()[0]) == (0, "OK in domain more")
 
 
+def test_limits_from_a_stream_are_not_guessed(command: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CONFIG_TYPE", "GRPC_XDS_SOTW")
+    done = command("limits", "explain", "path=/o1")
+    assert done.status == 2
+    assert "the limits come from a stream" in done.errors
+
+
 @pytest.mark.parametrize("key_format", ["meshwarden", "envoyproxy"])
 async def test_counters_in_redis_are_told_and_stay_as_they_are(
     command: Command,
