@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
-
-import structlog
-from structlog.typing import Processor
+from typing import TYPE_CHECKING, Any
 
 from meshwarden.adapters.settings import LogSettings
+from meshwarden.adapters.structlog_alone import structlog
 from meshwarden.core.secret import redacted, redacted_text
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
 
 
 def mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -205,6 +205,7 @@ async def _serve(
     # What is there now stays: the collector need not walk over it while requests wait.
     gc.collect()
     gc.freeze()
+    gc.enable()
     await service.serve()
     return 0
 

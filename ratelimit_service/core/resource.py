@@ -10,7 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+_STRICT = ConfigDict(
+    extra="forbid",
+    strict=True,
+    frozen=True,
+    use_attribute_docstrings=True,
+    defer_build=True,  # plain files are read without
+)
 _UNITS = ["second", "minute", "hour", "day", "week", "month", "year"]
 
 RequestsPerUnit = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -69,7 +75,7 @@ class RateLimitSpecification(BaseModel):
 
 
 class ResourceMetadata(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, defer_build=True)
 
     name: str = Field(min_length=1)
 
@@ -77,7 +83,7 @@ class ResourceMetadata(BaseModel):
 class RateLimitResource(BaseModel):
     """A document of kind RateLimit."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
     api_version: Literal["meshwarden.io/v1alpha1"] = Field(alias="apiVersion")
     kind: Literal["RateLimit"]
