@@ -153,7 +153,10 @@ async def test_of_a_thousand_at_once_a_limit_of_one_admits_exactly_one(
         return
     arguments = ("--store.kind", "redis", "--redis.url", redis.url)
     arguments += ("--redis.time-limit-seconds", "5")
-    with served(limits, *arguments) as first, served(limits, *arguments) as second:
+    with (
+        served(limits, *arguments, is_measured=False) as first,
+        served(limits, *arguments, is_measured=False) as second,
+    ):
         halves = await asyncio.gather(
             admitted(first.grpc_port, "redis", count=500),
             admitted(second.grpc_port, "redis", count=500),
@@ -175,7 +178,8 @@ def test_a_redis_that_is_cut_is_answered_as_the_setting_says(limits: Path, on_st
     """Stuck, killed, and back: the answer is the setting's until Redis counts again."""
     with running_redis() as cut:
         arguments = ("--redis.url", cut.url, "--store.kind", "redis")
-        with served(limits, *arguments, "--on-store-failure", on_store_failure) as service:
+        arguments += ("--on-store-failure", on_store_failure)
+        with served(limits, *arguments, is_measured=on_store_failure == "error") as service:
             assert service.ask("many").overall_code == 1
             cut.pause()
             expect_failure(service, on_store_failure, r"redis: no answer within 0\.1 s")
@@ -303,7 +307,8 @@ async def test_calls_in_flight_are_answered_when_the_service_is_told_to_stop(lim
 def test_two_workers_on_one_redis_admit_no_more_than_the_limit(limits: Path, redis: RedisServer):
     """A hundred requests over as many connections, which the kernel spreads over both workers."""
     arguments = ("--workers", "2", "--store.kind", "redis", "--redis.url", redis.url)
-    with served(limits, *arguments, "--store.key-prefix", "workers:") as service:
+    arguments += ("--store.key-prefix", "workers:")
+    with served(limits, *arguments, is_measured=False) as service:
         service.process.wait_until(
             lambda: service.process.output.count('"event": "ready"') == 2, "both are ready"
         )

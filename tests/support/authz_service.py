@@ -114,9 +114,11 @@ def serving(
     files: Mapping[str, str] | None = None,
     keeps_keys: bool = True,
     is_ready: bool = True,
+    is_measured: bool = True,
 ) -> Iterator[Service]:
     """The service over `resources` with `files` beside them, waited for unless `is_ready` is
     false; `keeps_keys`: API keys are in a file. `{http_port}` in an option is that port.
+    `is_measured` as of `running`.
     """
     service = Service(folder, free_ports(3))
     options = tuple(text.replace("{http_port}", str(service.http_port)) for text in options)
@@ -126,7 +128,8 @@ def serving(
     (folder / "pepper").write_bytes(PEPPER)
     service.keys()
     service.configure(*resources)
-    with running(command(service, *options, keeps_keys=keeps_keys)) as process, service.channel:
+    words = command(service, *options, keeps_keys=keeps_keys)
+    with running(words, is_measured=is_measured) as process, service.channel:
         service.process = process
         if is_ready:
             service.wait_until_ready()

@@ -72,7 +72,12 @@ def guarded_mesh(
     with (
         envoy_services.upstream() as upstream,
         serving(
-            folder, *resources, options=options, files=files, keeps_keys=keeps_keys
+            folder,
+            *resources,
+            options=options,
+            files=files,
+            keeps_keys=keeps_keys,
+            is_measured=False,
         ) as authorizer,
     ):
         chosen = EnvoyOptions(

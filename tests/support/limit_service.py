@@ -72,8 +72,9 @@ def served(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     waits_for_ready: bool = True,
+    is_measured: bool = True,
 ) -> Iterator[Served]:
-    """Run the service on free ports with the limits in `folder`."""
+    """Run the service on free ports with the limits in `folder`; `is_measured` as of `running`."""
     main, streaming, http, debug = free_ports(4)
     command = [sys.executable, "-m", "ratelimit_service", "--configuration.folder", str(folder)]
     for name, port in (
@@ -85,7 +86,8 @@ def served(
         command += [f"--{name}", str(port)]
     for section in ("grpc", "http", "debug"):
         command += [f"--{section}.host", "127.0.0.1"]
-    with running([*command, *arguments], environment=environment) as process:
+    words = [*command, *arguments]
+    with running(words, environment=environment, is_measured=is_measured) as process:
         service = Served(
             process, folder, main, f"http://127.0.0.1:{http}", f"http://127.0.0.1:{debug}"
         )

@@ -78,7 +78,8 @@ def running_quickstart(folder: Path, *, with_make: bool = False) -> Iterator[Qui
         # The tests themselves may run under make, whose variables are not this one's.
         command = ["env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "up"]
         command.append(f"UP={' '.join(options)}")
-    with running(command) as process:
+    # Its coverage is that of the tests of the parts, and of those of `up` that start it themselves.
+    with running(command, is_measured=False) as process:
         file = state / "demo.json"
         process.wait_until(file.exists, "demo.json is written", limit_seconds=40)
         yield Quickstart(process, json.loads(file.read_text()), config, state)
