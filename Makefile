@@ -80,7 +80,7 @@ up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports au
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores -n 2 --dist loadfile
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/house_rules --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores -n 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 # Shared machines stall for longer than hypothesis' deadline; a law is no timing test.
 settings.register_profile(
-    "house", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
+    "house", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("house")
 

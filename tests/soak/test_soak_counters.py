@@ -91,7 +91,10 @@ async def call(port: int, ledger: Ledger, is_over: asyncio.Event) -> None:
 
 
 def kill(trio: RedisTrio) -> None:
-    trio.master.kill()
+    """It comes back, empty, when another has taken its place."""
+    master = trio.master
+    master.kill()
+    wait_until(lambda: trio.named_by_most() is not master, "another is master", limit_seconds=20)
 
 
 def pause_shortly(trio: RedisTrio) -> None:

@@ -67,7 +67,7 @@ class RedisTrio:
         if not self._is_whole():
             self._mend()
         wait_until(
-            self._is_whole, "master, replica and sentinels know each other", limit_seconds=20
+            self._is_whole, "master, replica and sentinels know each other", limit_seconds=60
         )
 
     def _mend(self) -> None:
