@@ -115,7 +115,9 @@ def pause_until_deposed(trio: RedisTrio) -> None:
 
 
 def fail_over(trio: RedisTrio) -> None:
+    master = trio.named_by_most()
     trio.fail_over()
+    wait_until(lambda: trio.named_by_most() is not master, "another is master", limit_seconds=20)
 
 
 FAULTS: tuple[Callable[[RedisTrio], None], ...] = (

@@ -77,7 +77,7 @@ class RedisTrio:
             if server is not master:
                 server.ask("REPLICAOF", "127.0.0.1", master.port)
         master.ask("REPLICAOF", "NO", "ONE")
-        wait_until(self._has_both_roles, "the replica is linked")
+        wait_until(self._has_both_roles, "the replica is linked", limit_seconds=30)
         self.watch(master)
 
     def watch(self, master: RedisServer) -> None:
