@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from meshwarden.core.faults import Unavailable
 from ratelimit_service.core.answer import answer, is_quota
+from ratelimit_service.core.counter import is_over
 from ratelimit_service.core.keys import counted_values, counter_key
 from ratelimit_service.core.lookup import find_limit
 from ratelimit_service.core.model import (
@@ -182,7 +183,7 @@ def _status(match: Match, increment: Increment, outcome: Outcome, now: int) -> S
         count, over = outcome.stands_at, outcome.is_over
     else:
         count = outcome
-        over = count > increment.at_most and increment.hits >= 0
+        over = is_over(increment, count)
     return Status(
         code=Code.OVER_LIMIT if over and not limit.shadow_mode else Code.OK,
         limit=limit,
