@@ -11,7 +11,7 @@ CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/p
 export UV_SYSTEM_CERTS := $(if $(CERTIFICATES),true,false)
 unexport VIRTUAL_ENV
 
-.PHONY: help install up test test-interop test-drop-in test-stores test-soak check format audit perf clean
+.PHONY: help install up test test-interop test-drop-in test-stores test-istio test-soak check format audit perf clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -73,6 +73,12 @@ $(REFERENCE_FOLDER)/.installed:
 	@GOBIN=$(@D) go install $(REFERENCE)/service_cmd@$(REFERENCE_VERSION) $(REFERENCE)/config_check_cmd@$(REFERENCE_VERSION)
 	@touch $@
 
+# istiod, a Kubernetes API server and their command lines: likewise built once a machine, some twenty minutes on two cores.
+export ISTIO_TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshwarden/istio-1.31-eed52ebb66ad-kubernetes-1.36.3
+$(ISTIO_TOOLS)/.installed:
+	@echo "building istiod, kube-apiserver and their command lines into $(@D)"
+	@tests/istio/install-tools.sh $(@D) && touch $@
+
 install: .venv/.installed $(ENVOY) ## what `make up` needs: the services' environment and Envoy
 
 up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports auto": options of `meshwarden up`
@@ -80,7 +86,7 @@ up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports au
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests --ignore=tests/house_rules --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores -n 2 --dist loadfile
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/house_rules --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores --ignore=tests/istio -n 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
@@ -99,6 +105,10 @@ $(REDIS_TLS): tests/stores/install-redis-tls.sh
 
 test-stores: .venv/.installed $(REDIS) $(REDIS_TLS) ## Redis alone, with sentinels, as a Cluster, and over TLS, while it fails
 	@$(BIN)/coverage run -m pytest tests/stores
+	@$(BIN)/coverage combine --append --quiet
+
+test-istio: install $(REDIS) $(ISTIO_TOOLS)/.installed ## the mesh: real istiod, Kubernetes API server and Envoys; needs Go
+	@$(BIN)/coverage run -m pytest tests/istio
 	@$(BIN)/coverage combine --append --quiet
 
 test-soak: .venv/.installed $(ATHERIS) $(REDIS) ## fuzzing for SOAK_SECONDS (60) a target, a million tokens, limits for COUNTER_SOAK_SECONDS (600) while Redis fails; not in .ci/run
