@@ -83,7 +83,7 @@ def running_envoy(document: Mapping[str, Any]) -> Iterator[RunningEnvoy]:
             )
             admin = f"http://{address_file.read_text().strip()}"
             process.wait_until(lambda: _is_ready(admin), "Envoy is ready")
-            yield RunningEnvoy(process, f"http://{_listener(admin)}", admin)
+            yield RunningEnvoy(process, _gateway(admin), admin)
 
 
 def _written(document: Mapping[str, Any], folder: Path) -> Path:
@@ -103,7 +103,10 @@ def _is_ready(admin: str) -> bool:
         return False
 
 
-def _listener(admin: str) -> str:
+def _gateway(admin: str) -> str:
+    """The URL of the first listener; empty where there is none (yet: istiod sends them)."""
     statuses = httpx2.get(f"{admin}/listeners", params={"format": "json"}).json()
-    address = statuses["listener_statuses"][0]["local_address"]["socket_address"]
-    return f"{address['address']}:{address['port_value']}"
+    for status in statuses.get("listener_statuses", []):
+        address = status["local_address"]["socket_address"]
+        return f"http://{address['address']}:{address['port_value']}"
+    return ""
