@@ -92,16 +92,12 @@ def _per_second(settings: Settings) -> Redis | None:
 
 
 def _redis_store(settings: Settings, redis: Redis, per_second: Redis | None) -> RedisStore:
-    from ratelimit_service.adapters.redis_store import Limits, RedisStore
+    from ratelimit_service.adapters.redis_store import Breaking, RedisStore
 
     jitter_at_most = settings.store.expiration_jitter_seconds
     return RedisStore(
         redis,
-        limits=Limits(
-            settings.redis.time_limit_seconds,
-            settings.store.breaker_failures,
-            settings.store.breaker_pause_seconds,
-        ),
+        breaking=Breaking(settings.store.breaker_failures, settings.store.breaker_pause_seconds),
         jitter=lambda: int(random.random() * jitter_at_most),  # noqa: S311 - spreads expiry
         monotonic=time.monotonic,
         per_second=per_second,

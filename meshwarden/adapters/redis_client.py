@@ -51,8 +51,9 @@ def client(url: str, *, auth: str = "", protocol: int = 2) -> Any:
             driver_info=None,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
-    except ValueError as error:
-        raise Misconfigured(f"redis.url can't be used: {error}") from None
+    except ValueError:
+        # What the library says may show a part of a password.
+        raise Misconfigured("the URL of Redis can't be used: host:port is needed") from None
 
 
 def translated(error: BaseException, *, time_limit_seconds: float = 0) -> Unavailable:

@@ -33,6 +33,7 @@ TURNS_AT_MOST = 5
 """A call is sent to so many servers, one after the other; each but the last executed nothing."""
 
 TRY_AGAIN_SECONDS = 0.01
+_NOT_KNOWN = "unknown"
 _ASKING: tuple[Words, ...] = (("ASKING",),)
 
 
@@ -49,6 +50,7 @@ class ClusterRedis:
     """As `redis_topology.Redis` says. Raises `Misconfigured` where TLS files can't be used."""
 
     def __init__(self, settings: RedisSettings) -> None:
+        self.time_limit_seconds = settings.time_limit_seconds
         self._map = ClusterMap(settings)
 
     def group_of(self, key: str) -> int:
@@ -56,7 +58,12 @@ class ClusterRedis:
 
     def node_of(self, group: int) -> str:
         owner = self._map.owners[group] if self._map.owners else None
-        return str(owner) if owner else "unknown"
+        return str(owner) if owner else _NOT_KNOWN
+
+    def nodes(self) -> frozenset[str]:
+        """Empty slots have no node; before the slots were read no node is known at all."""
+        owners = set(self._map.owners) or {None}
+        return frozenset(str(owner) if owner else _NOT_KNOWN for owner in owners)
 
     async def call_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
         async def send(

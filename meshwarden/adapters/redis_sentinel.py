@@ -41,7 +41,7 @@ class SentinelRedis:
 
     def __init__(self, settings: RedisSettings) -> None:
         self._name = settings.sentinel_master
-        self._time_limit_seconds = settings.time_limit_seconds
+        self.time_limit_seconds = settings.time_limit_seconds
         self._counts = ConnectionCounts()
         self._access = Access(settings)
         to_sentinel = Access(settings, auth=settings.sentinel_auth)
@@ -66,6 +66,9 @@ class SentinelRedis:
     def node_of(self, group: int) -> str:
         del group
         return "master"
+
+    def nodes(self) -> frozenset[str]:
+        return frozenset(["master"])
 
     async def call_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
         deadline = self._deadline()
@@ -109,10 +112,10 @@ class SentinelRedis:
 
     @property
     def _vote_seconds(self) -> float:
-        return self._time_limit_seconds * SENTINELS_SHARE
+        return self.time_limit_seconds * SENTINELS_SHARE
 
     def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._time_limit_seconds
+        return asyncio.get_running_loop().time() + self.time_limit_seconds
 
     async def _ask_master(self, words: Words, *, deadline: float) -> Any:
         master = await self._known_master(deadline)

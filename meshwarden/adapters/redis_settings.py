@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from meshwarden.adapters.durations import Seconds
-from meshwarden.adapters.redis_url import parse_redis_url
+from meshwarden.adapters.redis_url import single_url
 from meshwarden.adapters.settings import Section
 
 _TLS = "rediss://"
@@ -104,7 +104,7 @@ class RedisSettings(Section):
         """One server's URL whole; of the others' lists every fault."""
         kind = given.data.get("type")
         if kind == "single":
-            return _single_url(value)
+            return single_url(value)
         if kind is not None and (faults := list(_list_faults(value, kind))):
             raise ValueError("; ".join(faults))
         return value
@@ -132,24 +132,6 @@ class RedisSettings(Section):
         if (given.data.get("tls_certificate_file", value) is None) != (value is None):
             raise ValueError("must be set together with tls_certificate_file")
         return value
-
-
-def _single_url(text: str) -> str:
-    """One server's URL, of any form. Raises `ValueError` in words that show no password."""
-    url = str(parse_redis_url(text))
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise ValueError("can't be used: its host or port is none") from None
-    if parts.query and not re.fullmatch(r"db=\d+", parts.query):
-        raise ValueError("may have no ?options but db; there is a setting for each")
-    if parts.scheme == "unix":
-        if not parts.path.strip("/"):
-            raise ValueError("names no socket")
-    elif not re.fullmatch(r"/?\d*", parts.path):
-        raise ValueError("may have no path but a database's number")
-    return url
 
 
 def _list_faults(url: str, kind: str) -> Iterator[str]:

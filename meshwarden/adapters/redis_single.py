@@ -22,7 +22,7 @@ class SingleRedis:
     """As `redis_topology.Redis` says. Raises `Misconfigured` where TLS files can't be used."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        self._time_limit_seconds = settings.time_limit_seconds
+        self.time_limit_seconds = settings.time_limit_seconds
         self._counts = ConnectionCounts()
         access = Access(settings)
         url = settings.url
@@ -35,6 +35,9 @@ class SingleRedis:
     def node_of(self, group: int) -> str:
         del group
         return "server"
+
+    def nodes(self) -> frozenset[str]:
+        return frozenset(["server"])
 
     async def call_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
         try:
@@ -62,4 +65,4 @@ class SingleRedis:
         return self._counts.named()
 
     def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._time_limit_seconds
+        return asyncio.get_running_loop().time() + self.time_limit_seconds

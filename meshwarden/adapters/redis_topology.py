@@ -27,12 +27,21 @@ class Redis(Protocol):
     which `TimeoutError` is one.
     """
 
+    @property
+    def time_limit_seconds(self) -> float:
+        """Each call ends within it."""
+        ...
+
     def group_of(self, key: str) -> int:
         """Keys of one group may stand in one call: always 0, or the Cluster's hash slot."""
         ...
 
     def node_of(self, group: int) -> str:
         """The name of the node that holds `group` now; the same for all where there is one."""
+        ...
+
+    def nodes(self) -> frozenset[str]:
+        """The names that `node_of` may give now."""
         ...
 
     async def call_script(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator
 
 
 def parse_redis_url(value: object) -> object:
@@ -19,4 +20,22 @@ def parse_redis_url(value: object) -> object:
     raise ValueError("must be host:port, a socket's path, or a redis://, rediss:// or unix:// URL")
 
 
-RedisUrl = Annotated[str, BeforeValidator(parse_redis_url)]
+def single_url(text: str) -> str:
+    """One server's URL, of any form. Raises `ValueError` in words that show no password."""
+    url = str(parse_redis_url(text))
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("can't be used: its host or port is none") from None
+    if parts.query and not re.fullmatch(r"db=\d+", parts.query):
+        raise ValueError("may have no ?options but db; there is a setting for each")
+    if parts.scheme == "unix":
+        if not parts.path.strip("/"):
+            raise ValueError("names no socket")
+    elif not re.fullmatch(r"/?\d*", parts.path):
+        raise ValueError("may have no path but a database's number")
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(single_url)]

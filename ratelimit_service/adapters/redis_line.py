@@ -1,6 +1,6 @@
 """The line of requests that wait for one node of Redis.
 
-    submit -> waits in line -> the sender takes all who wait -> one round trip -> each gets its own
+    admit, enter -> waits in line -> the sender takes all who wait -> one round trip -> each its own
 
 Requests that arrive while a call is under way wait for the next one and share it, so a busy service
 makes few calls and one connection is enough. A breaker leaves a node alone that failed several
@@ -73,17 +73,21 @@ class Line:
         """Whether the breaker is open: requests are refused at once."""
         return self._breaker.is_open
 
-    def submit(
-        self, group: int, increments: Sequence[Increment], mode: Mode
-    ) -> asyncio.Future[list[Outcome]]:
-        """What will come of `increments`, whose keys are all of `group`.
+    def admit(self) -> None:
+        """Return where a request may enter, however many groups of keys it counts in here: it is
+        asked for once, since an open breaker lets one request through.
 
-        Raises `Unavailable` when the breaker is open or the line is full.
+        Raises `Unavailable` when the line is full or the breaker is open.
         """
-        if not self._breaker.permits(self._monotonic()):
-            raise Unavailable(f"redis: not asked for the moment: {self._last_failure}")
         if len(self._waiting) >= WAITING_AT_MOST:
             raise Unavailable(f"redis: more than {WAITING_AT_MOST} requests wait for it")
+        if not self._breaker.permits(self._monotonic()):
+            raise Unavailable(f"redis: not asked for the moment: {self._last_failure}")
+
+    def enter(
+        self, group: int, increments: Sequence[Increment], mode: Mode
+    ) -> asyncio.Future[list[Outcome]]:
+        """What will come of `increments`, whose keys are all of `group`; after `admit`."""
         answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(group, mode, increments, answer))
         if self._sender is None:
@@ -166,11 +170,14 @@ class Line:
     def _share(self, answered: Sequence[tuple[Sequence[_Waiting], Any]]) -> None:
         failure: Unavailable | None = None
         for part, answer in answered:
-            if isinstance(answer, BaseException):
-                failure = translated(answer, time_limit_seconds=self._time_limit_seconds)
-                _fail(part, failure)
-            else:
+            if not isinstance(answer, BaseException):
                 _give(part, answer)
+                continue
+            fault = translated(answer, time_limit_seconds=self._time_limit_seconds)
+            _fail(part, fault)
+            # A slot that is being moved says nothing against the node, which answered.
+            if not isinstance(answer, exceptions.TryAgainError):
+                failure = fault
         self._note(failure)
 
     def _note(self, failure: Unavailable | None) -> None:

@@ -3,11 +3,11 @@
     add -> the line of the node that holds the counters (redis_line) -> one script call
     add, counters of several nodes or slots -> their lines at once; judged ones are read first
 
-A caller waits at most the time limit, connecting included; what was sent and not answered in time
-may have been counted, so a slow Redis can cost hits but never admits too many. Known weaknesses: a
-request that `stops_when_over_limit` judges over several servers or slots is read, then counted, in
-two round trips with others in between; what a failed-over master had not yet sent to its replica is
-forgotten.
+A caller waits at most the time limit of the Redis that is asked, connecting included; what was sent
+and not answered in time may have been counted, so a slow Redis can cost hits but never admits too
+many. Known weaknesses: a request that `stops_when_over_limit` judges over several servers or slots
+is read, then counted, in two round trips with others in between; what a failed-over master had not
+yet sent to its replica is forgotten.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ from typing import NamedTuple
 from meshwarden.adapters.redis_client import LIBRARY_ERRORS, translated
 from meshwarden.adapters.redis_topology import Redis
 from meshwarden.core.breaker import Breaker
-from meshwarden.core.faults import Unavailable
 from ratelimit_service.adapters.redis_line import Line
 from ratelimit_service.core.counter import left_out
 from ratelimit_service.core.model import Increment, Mode, Outcome
 from ratelimit_service.core.window import Unit
 
-LINES_AT_MOST = 1000
 
+class Breaking(NamedTuple):
+    """When a node is left alone, and for how long."""
 
-class Limits(NamedTuple):
-    """How long a caller waits, and when a node is left alone."""
-
-    time_limit_seconds: float
     failures_at_most: int
     pause_seconds: float
 
@@ -46,14 +42,14 @@ class RedisStore:
         self,
         redis: Redis,
         *,
-        limits: Limits,
+        breaking: Breaking,
         jitter: Callable[[], int],
         monotonic: Callable[[], float],
         per_second: Redis | None = None,
     ) -> None:
         self._redis = redis
         self._per_second = per_second
-        self._limits = limits
+        self._breaking = breaking
         self._jitter = jitter
         self._monotonic = monotonic
         self._lines: dict[tuple[bool, str], Line] = {}
@@ -66,6 +62,7 @@ class RedisStore:
     @property
     def open_breaker_count(self) -> int:
         """Nodes that are not asked for the moment, save one call after each pause."""
+        self._forget_lines()
         return sum(line.is_open for line in self._lines.values())
 
     async def add(
@@ -76,26 +73,32 @@ class RedisStore:
         Raises `Unavailable` when Redis doesn't answer in time, or refuses.
         """
         del now
+        parts = self._parts(increments)
+        seconds = max(
+            (self._at(is_per_second).time_limit_seconds for is_per_second, _ in parts), default=0
+        )
         try:
-            async with asyncio.timeout(self._limits.time_limit_seconds):
-                parts = self._parts(increments)
+            async with asyncio.timeout(seconds):
                 if len(parts) == 1:
                     ((is_per_second, group),) = parts
-                    return await self._line(is_per_second, group).submit(group, increments, mode)
+                    line = self._line(is_per_second, group)
+                    line.admit()
+                    return await line.enter(group, increments, mode)
                 if mode is not Mode.ALWAYS:
                     return await self._read_then_added(increments, mode)
                 return list(await self._added(increments, parts))
         except TimeoutError as error:
-            raise self._fault(error) from None
+            raise translated(error, time_limit_seconds=seconds) from None
 
     async def ping(self) -> None:
         """Return when every Redis answers. Raises `Unavailable` when one doesn't in time."""
-        try:
-            async with asyncio.timeout(self._limits.time_limit_seconds):
-                for redis in self._all():
+        for redis in self._all():
+            seconds = redis.time_limit_seconds
+            try:
+                async with asyncio.timeout(seconds):
                     await redis.ping()
-        except LIBRARY_ERRORS as error:
-            raise self._fault(error) from error
+            except LIBRARY_ERRORS as error:
+                raise translated(error, time_limit_seconds=seconds) from error
 
     async def close(self) -> None:
         """Close the connections; who still waits is told that Redis is unavailable."""
@@ -126,36 +129,40 @@ class RedisStore:
         node = redis.node_of(group)
         line = self._lines.get((is_per_second, node))
         if line is None:
-            if len(self._lines) >= LINES_AT_MOST:
-                # Nodes that left the Cluster; who waits in their lines is still answered.
-                self._lines.clear()
-            limits = self._limits
+            self._forget_lines()
             line = self._lines[(is_per_second, node)] = Line(
                 redis,
                 node,
-                time_limit_seconds=limits.time_limit_seconds,
+                time_limit_seconds=redis.time_limit_seconds,
                 jitter=self._jitter,
                 breaker=Breaker(
-                    failures_at_most=limits.failures_at_most, pause_seconds=limits.pause_seconds
+                    failures_at_most=self._breaking.failures_at_most,
+                    pause_seconds=self._breaking.pause_seconds,
                 ),
                 monotonic=self._monotonic,
             )
         return line
 
+    def _forget_lines(self) -> None:
+        """Those of nodes that hold no counters any more; who waits in them is still answered."""
+        nodes = {False: self._redis.nodes()}
+        if self._per_second is not None:
+            nodes[True] = self._per_second.nodes()
+        for is_per_second, node in list(self._lines):
+            if node not in nodes[is_per_second]:
+                del self._lines[is_per_second, node]
+
     async def _added(
         self, increments: Sequence[Increment], parts: dict[tuple[bool, int], list[int]]
     ) -> list[int]:
         """Counted part by part, all at once. One part's fault is the request's."""
-        waiting: list[tuple[list[int], asyncio.Future[list[Outcome]]]] = []
-        for (is_per_second, group), positions in parts.items():
-            own = [increments[position] for position in positions]
-            try:
-                answer = self._line(is_per_second, group).submit(group, own, Mode.ALWAYS)
-            except Unavailable:
-                for _, earlier in waiting:
-                    earlier.cancel()
-                raise
-            waiting.append((positions, answer))
+        lines = {part: self._line(*part) for part in parts}
+        for line in set(lines.values()):
+            line.admit()
+        waiting = [
+            (positions, lines[part].enter(part[1], [increments[p] for p in positions], Mode.ALWAYS))
+            for part, positions in parts.items()
+        ]
         found: list[int] = [0] * len(increments)
         answers = await asyncio.gather(*(answer for _, answer in waiting))
         for (positions, _), counts in zip(waiting, answers, strict=True):
@@ -172,6 +179,3 @@ class RedisStore:
         own = [increment for increment, one in zip(increments, left, strict=True) if one is None]
         added = iter(await self._added(own, self._parts(own)))
         return [next(added) if one is None else one for one in left]
-
-    def _fault(self, error: BaseException) -> Unavailable:
-        return translated(error, time_limit_seconds=self._limits.time_limit_seconds)

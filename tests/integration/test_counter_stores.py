@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
 
+from meshwarden.adapters.redis_settings import RedisSettings
+from meshwarden.adapters.redis_topology import connect
 from meshwarden.core.faults import Unavailable
 from ratelimit_service.adapters import redis_line
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.redis_script import SCRIPT
-from ratelimit_service.adapters.redis_store import RedisStore
-from ratelimit_service.core.model import LeftOut, Mode
+from ratelimit_service.adapters.redis_store import Breaking, RedisStore
+from ratelimit_service.core.model import Effect, Increment, LeftOut, Mode
 from ratelimit_service.core.window import Unit, Window
 from tests.support.counter_contract import NOW, WINDOW, AnyStore, Contract, hits
 from tests.support.processes import until
 from tests.support.redis_server import RedisServer, running_redis
-from tests.support.redis_stores import redis_store
+from tests.support.redis_stores import redis_store, until_counted
 
 JITTER = 7
 
@@ -244,17 +247,30 @@ async def test_a_node_that_failed_several_times_is_left_alone_until_it_answers()
         with pytest.raises(Unavailable, match="not asked for the moment: no answer within"):
             await guarded.add([hits(1)], now=NOW)
         own.resume()
-
-        async def is_counted() -> bool:
-            try:
-                await guarded.add([hits(1, "back")], now=NOW)
-            except Unavailable:
-                return False
-            return True
-
-        await until(is_counted, "it is tried again and counts")
+        await until_counted(guarded, hits(1, "back"))
         assert guarded.open_breaker_count == 0
         await guarded.close()
+
+
+async def test_a_per_second_redis_has_a_time_limit_of_its_own(server: RedisServer):
+    own = connect(RedisSettings(url=server.url, time_limit_seconds=0.1))
+    with running_redis() as slow:
+        per_second = connect(RedisSettings(url=slow.url, time_limit_seconds=5))
+        store = RedisStore(
+            own,
+            breaking=Breaking(failures_at_most=5, pause_seconds=1),
+            jitter=lambda: 0,
+            monotonic=time.monotonic,
+            per_second=per_second,
+        )
+        second = Increment("own", 1, Window(Unit.SECOND, NOW, 1), 10, Effect.DENIES)
+        slow.pause()
+        asked = asyncio.create_task(store.add([second], now=NOW))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(asked), 0.3)
+        slow.resume()
+        assert await asked == [1]
+        await store.close()
 
 
 async def test_counters_per_second_stand_in_the_redis_that_is_theirs(

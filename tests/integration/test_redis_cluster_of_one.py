@@ -10,9 +10,13 @@ import pytest
 from redis import exceptions
 
 from meshwarden.adapters.redis_settings import RedisSettings
+from meshwarden.adapters.redis_slots import slot_of
 from meshwarden.adapters.redis_topology import Redis, connect
-from tests.support.processes import wait_until
+from meshwarden.core.faults import Unavailable
+from tests.support.counter_contract import NOW, hits
+from tests.support.processes import until, wait_until
 from tests.support.redis_server import RedisServer
+from tests.support.redis_stores import redis_store, until_counted
 from tests.support.redis_traffic import COUNT, count
 
 SLOTS = 16384
@@ -83,3 +87,45 @@ async def test_a_slot_that_nobody_owns_fails_its_own_calls_alone(redis: Redis, s
     finally:
         server.ask("CLUSTER", "ADDSLOTS", slot)
         wait_until(lambda: "state:ok" in server.ask("CLUSTER", "INFO"), "the cluster is whole")
+
+
+async def test_the_trial_of_an_open_breaker_is_a_whole_request_whatever_slots_its_keys_are_in(
+    server: RedisServer,
+):
+    store = redis_store(
+        f"127.0.0.1:{server.port}",
+        type="cluster",
+        time_limit_seconds=0.2,
+        failures_at_most=2,
+        pause_seconds=0.05,
+    )
+    both = [hits(1)._replace(key=key) for key in ("one", "two")]
+    assert slot_of("one") != slot_of("two")
+    await until_counted(store, *both)
+    server.pause()
+    try:
+        while not store.open_breaker_count:
+            with pytest.raises(Unavailable):
+                await store.add(both, now=NOW)
+    finally:
+        server.resume()
+    await until_counted(store, *both)
+    assert store.open_breaker_count == 0
+    await store.close()
+
+
+async def test_lines_of_nodes_that_hold_no_counters_are_forgotten(server: RedisServer):
+    """Before the Cluster is known its node is not known either."""
+    server.pause()
+    store = redis_store(
+        f"127.0.0.1:{server.port}", type="cluster", time_limit_seconds=0.2, failures_at_most=1
+    )
+    try:
+        with pytest.raises(Unavailable):
+            await store.add([hits(1)], now=NOW)
+        await until(lambda: store.open_breaker_count == 1, "the breaker is open")
+    finally:
+        server.resume()
+    await until_counted(store, hits(1))
+    assert store.open_breaker_count == 0
+    await store.close()

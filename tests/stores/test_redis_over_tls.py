@@ -16,7 +16,7 @@ from meshwarden.adapters.redis_client import translated
 from meshwarden.adapters.redis_settings import RedisSettings
 from meshwarden.adapters.redis_topology import Redis, connect
 from meshwarden.core.faults import Misconfigured
-from ratelimit_service.adapters.redis_store import Limits, RedisStore
+from ratelimit_service.adapters.redis_store import Breaking, RedisStore
 from ratelimit_service.adapters.replicas import Replicas
 from ratelimit_service.core.model import Effect, Increment, Mode
 from ratelimit_service.core.window import Unit, Window
@@ -133,7 +133,7 @@ async def test_every_form_is_reached_by_a_user_with_the_rights_that_the_guide_li
     redis = connected(**rig.settings(kind, protocol=protocol))
     store = RedisStore(
         redis,
-        limits=Limits(2, 5, 1),
+        breaking=Breaking(5, 1),
         jitter=lambda: 0,
         monotonic=time.monotonic,
     )
