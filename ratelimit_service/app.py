@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from meshwarden.adapters.configuration import Configuration
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import Service
-from meshwarden.core.faults import InvalidInput, Misconfigured
+from meshwarden.core.faults import Misconfigured
 from meshwarden.core.snapshot import Bundle, Refused, SnapshotHolder
 from meshwarden.core.snapshot import Outcome as Offered
 from ratelimit_service import app_counting, app_statistics
@@ -26,7 +28,7 @@ from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.app_counting import read_counters
 from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
-from ratelimit_service.core.tree import configured_limits, described_limits
+from ratelimit_service.core.tree import configured_limits
 from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -125,21 +127,26 @@ def _configuration(
         limiter.rules = rules
         statistics.keep(configured_limits(rules.domains.values()))
 
-    compiler = _Compiler(settings, statistics)
+    def count(outcome: Offered) -> None:
+        is_refused = isinstance(outcome, Refused)
+        statistics.add("config_load_error" if is_refused else "config_load_success")
+
     is_streamed = settings.configuration.source == "xds"
     return Configuration(
-        SnapshotHolder(compiler.discovered if is_streamed else compiler.compiled),
-        _stream(service, settings, statistics) if is_streamed else source(settings),
+        SnapshotHolder(partial(discovered if is_streamed else compiled, settings)),
+        _stream(service, settings, count) if is_streamed else source(settings),
         apply=apply,
         counts=_counts,
         metrics=service.metrics,
         resync_seconds=settings.configuration.resync_seconds,
+        # A stream counts each of its responses, those without a change, too.
+        told=(lambda _outcome: None) if is_streamed else count,
     )
 
 
-def _stream(service: Service, settings: Settings, statistics: Statistics) -> AdsSource:
-    """The ADS server's limits, each response counted as the reference counts it: not at all where
-    a resource can't be read.
+def _stream(service: Service, settings: Settings, count: Callable[[Offered], None]) -> AdsSource:
+    """The ADS server's limits; `count` hears of each response whose resources can be read, which
+    are those that the reference counts.
     """
     from meshwarden.adapters.ads_channel import ads_credentials
     from meshwarden.adapters.ads_source import AdsSource
@@ -147,8 +154,7 @@ def _stream(service: Service, settings: Settings, statistics: Statistics) -> Ads
 
     def told(bundle: Bundle, outcome: Offered) -> None:
         if not bundle.unreadable:
-            is_refused = isinstance(outcome, Refused)
-            statistics.add("config_load_error" if is_refused else "config_load_success")
+            count(outcome)
 
     if settings.xds.tls:
         ads_credentials(settings.xds)
@@ -166,8 +172,8 @@ def _stream(service: Service, settings: Settings, statistics: Statistics) -> Ads
 
 def _counts(rules: Rules) -> dict[str, int]:
     """How much of what is configured."""
-    limits = described_limits(rules.domains.values())
-    return {"domains": len(rules.domains), "limits": len(limits)}
+    limit_count = sum(1 for _ in configured_limits(rules.domains.values()))
+    return {"domains": len(rules.domains), "limits": limit_count}
 
 
 def compiled(settings: Settings, bundle: Bundle) -> Rules:
@@ -181,28 +187,10 @@ def compiled(settings: Settings, bundle: Bundle) -> Rules:
     )
 
 
-class _Compiler:
-    """Compiles bundles; counts each version of files once, as the reference counts its loads."""
+def discovered(settings: Settings, bundle: Bundle) -> Rules:
+    """The rules that a stream's resources describe. Raises `InvalidInput` likewise."""
+    from ratelimit_service.adapters.rate_limit_config import compile_discovered
 
-    def __init__(self, settings: Settings, statistics: Statistics) -> None:
-        self._settings = settings
-        self._statistics = statistics
-
-    def compiled(self, bundle: Bundle) -> Rules:
-        try:
-            rules = compiled(self._settings, bundle)
-        except InvalidInput:
-            self._statistics.add("config_load_error")
-            raise
-        self._statistics.add("config_load_success")
-        return rules
-
-    def discovered(self, bundle: Bundle) -> Rules:
-        """Likewise, of a stream's resources; who counts those is `_stream`."""
-        from ratelimit_service.adapters.rate_limit_config import compile_discovered
-
-        return compile_discovered(
-            bundle,
-            merges_domains=self._settings.merge_domain_config,
-            options=options(self._settings),
-        )
+    return compile_discovered(
+        bundle, merges_domains=settings.merge_domain_config, options=options(settings)
+    )

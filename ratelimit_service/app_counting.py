@@ -110,6 +110,11 @@ def _watch(service: Service, store: RedisStore, *, stays_ready: bool) -> None:
         "Redis nodes that are left alone for the moment.",
         lambda: store.open_breaker_count,
     )
+    service.metrics.gauge(
+        "ratelimit_store_waiting_requests",
+        "Requests in line for the next call of Redis.",
+        lambda: store.waiting_count,
+    )
     watch = RedisWatch(
         store.ping, metrics=service.metrics, pause=asyncio.sleep, stays_ready=stays_ready
     )

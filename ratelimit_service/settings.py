@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from meshwarden.adapters.ads_settings import AdsSettings
@@ -113,18 +113,22 @@ class PerSecondRedisSettings(RedisSettings):
     enabled: bool = Field(False, description="Count limits per second in this Redis.")
 
 
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")]
+"""A field name of HTTP (RFC 9110 section 5.1)."""
+
+
 class AnswerSettings(Section):
     """What the answers hold besides the statuses."""
 
     shadow_mode: bool = Field(False, description="Never answer over the limit; count as ever.")
     quota_mode: bool = Field(False, description="Every limit is a quota.")
     headers_enabled: bool = Field(False, description="Send the RateLimit-* response headers.")
-    limit_header: str = Field("RateLimit-Limit", min_length=1, description="Header of the limit.")
-    remaining_header: str = Field(
-        "RateLimit-Remaining", min_length=1, description="Header of what is left."
+    limit_header: HeaderName = Field("RateLimit-Limit", description="Header of the limit.")
+    remaining_header: HeaderName = Field(
+        "RateLimit-Remaining", description="Header of what is left."
     )
-    reset_header: str = Field(
-        "RateLimit-Reset", min_length=1, description="Header of the seconds to the next window."
+    reset_header: HeaderName = Field(
+        "RateLimit-Reset", description="Header of the seconds to the next window."
     )
     dynamic_metadata: bool = Field(
         False, description="Send the descriptors and the limits' metadata as dynamic metadata."

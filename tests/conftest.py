@@ -9,11 +9,19 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests.support.measured import MEASURED
+
 # Shared machines stall for longer than hypothesis' deadline; a law is no timing test.
 settings.register_profile(
     "house", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("house")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what was measured, however well it went."""
+    for line in MEASURED:
+        terminalreporter.write_line(f"measured: {line}")
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ class Source(Protocol):
 
 class Configuration(Generic[SnapshotType]):
     """The way from a source to the holder of the snapshot; `apply` puts an accepted one to work,
-    `counts` says how much of what is in it.
+    `counts` says how much of what is in it. `told` hears of each that was taken, and once of each
+    that was refused.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Configuration(Generic[SnapshotType]):
         counts: Callable[[SnapshotType], dict[str, int]],
         metrics: Metrics,
         resync_seconds: float,
+        told: Callable[[Outcome], None] = lambda _outcome: None,
     ) -> None:
         self._holder = holder
         self._source = source
@@ -65,7 +67,8 @@ class Configuration(Generic[SnapshotType]):
             "1 while the newest configuration is refused and an older one serves.",
             lambda: float(holder.refusal is not None),
         )
-        self._told: Refused | None = None
+        self._told = told
+        self._told_refusal: Refused | None = None
 
     def load(self) -> None:
         """Read and offer what is there now, if the source can be read."""
@@ -81,20 +84,22 @@ class Configuration(Generic[SnapshotType]):
         if isinstance(outcome, Accepted) and self._holder.current is not None:
             self._apply(self._holder.current)
             self._offers.add("accepted")
+            self._told(outcome)
             counts = self._counts(self._holder.current)
             logger().info("configuration_accepted", version=outcome.version, **counts)
         elif isinstance(outcome, Refused):
             # The holder gives the same refusal as long as the same version is offered.
-            if outcome is self._told:
+            if outcome is self._told_refusal:
                 return
             self._offers.add("refused")
+            self._told(outcome)
             logger().error(
                 "configuration_refused",
                 version=outcome.version,
                 still_serving=self._holder.version or None,
                 problems=[str(problem) for problem in outcome.problems[:PROBLEMS_LOGGED_AT_MOST]],
             )
-        self._told = self._holder.refusal
+        self._told_refusal = self._holder.refusal
 
     async def follow(self) -> None:
         """Offer each bundle that the source yields, for ever.

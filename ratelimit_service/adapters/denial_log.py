@@ -22,7 +22,9 @@ CHARACTERS_SHOWN = 256
 
 
 class DenialLog:
-    """Takes every decision; `pause` waits so many seconds."""
+    """Takes every decision that was counted (what `on-store-failure: deny` denies is told by
+    `store_failed`); `pause` waits so many seconds.
+    """
 
     def __init__(self, *, shows_values: bool, pause: Callable[[float], Awaitable[None]]) -> None:
         self._shows_values = shows_values

@@ -32,6 +32,8 @@ from ratelimit_service.core.model import (
 METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 GRPC_UNKNOWN = 2
 ANSWERS_KEPT = 4096
+STATUSES_KEPT = 8
+"""Answers with more are not kept: they are rare, and each may be large."""
 
 _Shown = tuple[int, int, int, str, int, int]
 
@@ -103,7 +105,7 @@ def _descriptor(descriptor: Any) -> Descriptor:
 def encoded(decision: Decision) -> bytes:
     """The decision as bytes of a `RateLimitResponse`; frequent ones are kept ready-made."""
     shown = tuple([_shown(status) for status in decision.statuses])
-    if decision.headers or decision.metadata is not None:
+    if len(shown) > STATUSES_KEPT or decision.headers or decision.metadata is not None:
         return bytes(_response(decision.code, shown, decision).SerializeToString())
     return _plain_response(decision.code, shown)
 

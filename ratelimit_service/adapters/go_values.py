@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from ratelimit_service.core.statsd_lines import parse_tags
+
 Kind = Literal["text", "integer", "number", "flag", "duration", "list", "map"]
 
 _FLAGS = {
@@ -82,6 +84,6 @@ def _seconds(text: str) -> float:
 
 def _map(text: str) -> str:
     # What is wrong is not quoted: a header may hold a credential.
-    if text.strip() and any(pair.count(":") != 1 for pair in text.split(",")):
-        raise ValueError("must be name:value,name:value, without a further : or , in either")
+    if text.strip():
+        parse_tags(text)
     return text

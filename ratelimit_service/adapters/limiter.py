@@ -111,13 +111,19 @@ class Limiter:
 
     def _uncounted(self, planned: Plan, fault: Unavailable, *, now: int) -> Decision:
         answer = self._on_store_failure
-        self._failures.add(answer)
         self._statistics.add("call.should_rate_limit.redis_error")
+        decision = None
+        if answer == "approximate" and self._approximation is not None:
+            try:
+                decision = self._approximated(planned, self._approximation, now=now)
+            except Unavailable as full:
+                answer, fault = "error", full
+        self._failures.add(answer)
         if now >= self._logged_at + LOG_INTERVAL_SECONDS:
             self._logged_at = now
             logger().error("store_failed", answer=answer, reason=str(fault))
-        if answer != "error" and self._approximation is not None:
-            return self._approximated(planned, self._approximation, now=now)
+        if decision is not None:
+            return decision
         self._statistics.record_uncounted(planned.matches, planned.increments)
         if answer == "error":
             raise fault

@@ -45,8 +45,13 @@ class TcpSender:
 
     @property
     def is_connected(self) -> bool:
-        """False, too, once the other side has closed: the end of what it never sends tells."""
-        return self._streams is not None and not self._streams[0].at_eof()
+        """False, too, once the other side has closed, which the end of what it never sends tells,
+        or has reset the connection.
+        """
+        if self._streams is None:
+            return False
+        reader, writer = self._streams
+        return not (reader.at_eof() or writer.is_closing())
 
     async def open(self) -> bool:
         if not self.is_connected:
@@ -66,7 +71,7 @@ class TcpSender:
             async with asyncio.timeout(SEND_SECONDS_AT_MOST):
                 writer.write(block)
                 await writer.drain()
-        except OSError:
+        except (OSError, RuntimeError):  # uvloop's word for a connection that is closed.
             # What waits in the buffer of a stuck connection must not wait there for ever.
             writer.transport.abort()
             self._streams = None

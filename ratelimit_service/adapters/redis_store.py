@@ -62,8 +62,8 @@ class RedisStore:
     @property
     def open_breaker_count(self) -> int:
         """Nodes that are not asked for the moment, save one call after each pause."""
-        self._forget_lines()
-        return sum(line.is_open for line in self._lines.values())
+        nodes = self._nodes()
+        return sum(line.is_open for name, line in self._lines.items() if name in nodes)
 
     async def add(
         self, increments: Sequence[Increment], *, mode: Mode = Mode.ALWAYS, now: int
@@ -145,12 +145,15 @@ class RedisStore:
 
     def _forget_lines(self) -> None:
         """Those of nodes that hold no counters any more; who waits in them is still answered."""
-        nodes = {False: self._redis.nodes()}
+        nodes = self._nodes()
+        self._lines = {name: line for name, line in self._lines.items() if name in nodes}
+
+    def _nodes(self) -> set[tuple[bool, str]]:
+        """The nodes that hold counters now, each with whether it is of the per-second Redis."""
+        found = {(False, node) for node in self._redis.nodes()}
         if self._per_second is not None:
-            nodes[True] = self._per_second.nodes()
-        for is_per_second, node in list(self._lines):
-            if node not in nodes[is_per_second]:
-                del self._lines[is_per_second, node]
+            found |= {(True, node) for node in self._per_second.nodes()}
+        return found
 
     async def _added(
         self, increments: Sequence[Increment], parts: dict[tuple[bool, int], list[int]]

@@ -55,7 +55,7 @@ class Replicas:
         self._monotonic = monotonic
         self._is_skew_told = False
         self._is_failure_told = False
-        self._counts = deque([count], maxlen=LIVES_SECONDS)
+        self._counts = deque([count], maxlen=round(LIVES_SECONDS / INTERVAL_SECONDS))
         self.offset_seconds = 0.0
         """What to add to our clock to have Redis'."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import lru_cache
 
 from ratelimit_service.core.bounded_names import BoundedNames
-from ratelimit_service.core.model import Decision, Increment, Limit, Match, Outcome
+from ratelimit_service.core.model import Count, Decision, Increment, Limit, Match
 from ratelimit_service.core.near_limit import Tally, near_threshold, tally
 from ratelimit_service.core.reading import Reading, together
 
@@ -114,25 +114,26 @@ class Statistics:
             counted = status.counted
             if counted is None:
                 continue
-            key, hits, outcome = counted
+            key = counted.statistics_key
             row = self._limits.recent.get(key) or self._limits.row(_short(key))
-            found = self._tallied(status.limit, hits, outcome)
+            found = self._tallied(status.limit, counted)
             if found is None:
-                row.values[_TOTAL_HITS] += hits
-                row.values[_WITHIN_LIMIT] += hits
+                row.values[_TOTAL_HITS] += counted.hits
+                row.values[_WITHIN_LIMIT] += counted.hits
             else:
                 row.values = [*map(int.__add__, row.values, found)]
 
-    def _tallied(self, limit: Limit | None, hits: int, outcome: Outcome) -> Tally | None:
-        """The tallies of `hits`; None in by far the most frequent case: within, and not near."""
+    def _tallied(self, limit: Limit | None, counted: Count) -> Tally | None:
+        """The tallies of the hits; None in by far the most frequent case: within, and not near."""
+        _, hits, outcome, at_most = counted
         ratio = self._near_limit_ratio
         if hits < 0:
             return Tally(total_negative_hits=-hits)
         if limit is None:
             return None
-        if outcome.__class__ is int and outcome <= near_threshold(limit.requests_per_unit, ratio):
+        if outcome.__class__ is int and outcome <= near_threshold(at_most, ratio):
             return None
-        return tally(limit, hits=hits, outcome=outcome, near_limit_ratio=ratio)
+        return tally(limit, hits=hits, outcome=outcome, at_most=at_most, near_limit_ratio=ratio)
 
     def record_uncounted(self, matches: Sequence[Match], increments: Sequence[Increment]) -> None:
         """Tally hits whose counters could not be reached: they were asked for, and no more."""
@@ -179,7 +180,9 @@ class Statistics:
             for word, value in zip(words, row.values, strict=True)
         }
         counters.update(self._counters_elsewhere())
-        timings = {_call_name(path, "response_time"): dict(n) for path, n in self._calls.items()}
+        timings = {
+            _call_name(path, "response_time"): dict(n) for path, n in list(self._calls.items())
+        }
         own = Reading(counters, dict(self.gauges()), timings)
         return own if self._inherited is None else together((self._inherited, own))
 

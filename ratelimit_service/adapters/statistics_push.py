@@ -77,7 +77,11 @@ class StatisticsPush:
         with closing(self._lines()) as lines:
             for line in lines:
                 if block and size + len(line) > self._sender.block_bytes:
-                    yield len(block), b"".join(block)
+                    try:
+                        yield len(block), b"".join(block)
+                    except GeneratorExit:  # The connection broke: this one was taken, too.
+                        self._statistics.dropped("lines", 1)
+                        raise
                     block, size = [], 0
                 block.append(line)
                 size += len(line)

@@ -64,7 +64,9 @@ class BoundedNames(Generic[Row]):
         self._kept = kept
 
     def _turn(self) -> None:
-        leaving, self._earlier = self._earlier, self.recent
-        self.recent = {name: self._earlier.pop(name) for name in self._kept}
+        # No dictionary loses a kept name meanwhile: a reading may walk over it in a thread.
+        leaving, full = self._earlier, self.recent
+        self._earlier = {name: row for name, row in full.items() if name not in self._kept}
+        self.recent = {name: full[name] for name in self._kept}
         if leaving:
             self._drop(leaving)

@@ -190,7 +190,7 @@ def _status(match: Match, increment: Increment, outcome: Outcome, now: int) -> S
         limit_remaining=max(0, increment.at_most - count),
         reset_seconds=increment.window.seconds_until_reset(now),
         is_over=over,
-        counted=Count(match.statistics_key, increment.hits, outcome),
+        counted=Count(match.statistics_key, increment.hits, outcome, increment.at_most),
     )
 
 

@@ -7,6 +7,7 @@ units, wildcards) is the business of `tree`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
@@ -167,6 +168,9 @@ class TypedReader:
             for key in _odd_keys(inner):
                 what = "error parsing metadata: key is not of type string: "
                 self.problems.append(Problem(self.file, key.line, what + _go_text(key)))
+            for number in _numbers_that_are_none(inner):
+                what = "error parsing metadata: no finite number: "
+                self.problems.append(Problem(self.file, number.line, what + number.text))
         return plain(mapping)
 
     def _text(self, value: Value | None) -> str:
@@ -226,6 +230,18 @@ class TypedReader:
 def _tag(scalar: Scalar) -> str:
     kinds: dict[type, str] = {bool: "!!bool", int: "!!int", float: "!!float"}
     return kinds.get(type(scalar.value), "!!str")
+
+
+def _numbers_that_are_none(value: Value) -> Iterator[Scalar]:
+    """Infinities and not-a-number in metadata, which JSON can't say."""
+    if isinstance(value, Mapping):
+        for _, inner in value.items:
+            yield from _numbers_that_are_none(inner)
+    elif isinstance(value, Sequence):
+        for item in value.items:
+            yield from _numbers_that_are_none(item)
+    elif isinstance(value.value, float) and not math.isfinite(value.value):
+        yield value
 
 
 def _odd_keys(value: Value) -> Iterator[Value]:

@@ -121,11 +121,6 @@ def _statistics_key(
     return ".".join(parts)
 
 
-def _pattern_of_value(wildcard: Wildcard, entry: Entry) -> str:
-    """What of the pattern stands for the value: all of it where the key has a `*`."""
-    return wildcard.pattern.removeprefix(f"{entry.key}_")
-
-
 def composite_key(key: str, value: str) -> str:
     """`key`, or `key_value` where there is a value: how a level's entries are told apart."""
     return f"{key}_{value}" if value else key

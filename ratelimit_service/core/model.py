@@ -151,7 +151,8 @@ Outcome = int | LeftOut
 
 
 class Count(NamedTuple):
-    """What counting did, for statistics; `hits` is negative where hits were given back.
+    """What counting did, for statistics; `hits` is negative where hits were given back, `at_most`
+    is the limit that held (a replica's part of it, where limits are shared out).
 
     Of an unlimited rule, which counts nowhere else, it is in a status without a limit.
     """
@@ -159,6 +160,7 @@ class Count(NamedTuple):
     statistics_key: str
     hits: int
     outcome: Outcome
+    at_most: int = 0
 
 
 class Status(NamedTuple):

@@ -38,23 +38,26 @@ def _float32(number: float) -> float:
     return rounded
 
 
-def tally(limit: Limit, *, hits: int, outcome: Outcome, near_limit_ratio: float) -> Tally:
-    """The tallies of `hits` on a counter of `limit`, given what came of them."""
+def tally(
+    limit: Limit, *, hits: int, outcome: Outcome, at_most: int, near_limit_ratio: float
+) -> Tally:
+    """The tallies of `hits` on a counter of `limit` that may stand `at_most` at so much, given what
+    came of them.
+    """
     if hits < 0:
         return Tally(total_negative_hits=-hits)
     if isinstance(outcome, LeftOut):
         return _left_out(limit, hits, outcome)
-    allowed = limit.requests_per_unit
     after = outcome
     before = after - hits
-    threshold = near_threshold(allowed, near_limit_ratio)
-    if after <= allowed:
+    threshold = near_threshold(at_most, near_limit_ratio)
+    if after <= at_most:
         near = 0 if after <= threshold else hits if before >= threshold else after - threshold
         return Tally(total_hits=hits, within_limit=hits, near_limit=near)
-    if before >= allowed:
+    if before >= at_most:
         over, near = hits, 0
     else:
-        over, near = after - allowed, allowed - max(threshold, before)
+        over, near = after - at_most, at_most - max(threshold, before)
     shadow = over if limit.shadow_mode else 0
     return Tally(total_hits=hits, over_limit=over, near_limit=near, shadow_mode=shadow)
 

@@ -60,7 +60,7 @@ class OverLimitCache:
         if increment.key in self._entries:
             self._overwritten += 1
             self.drop(increment.key)
-        size = ENTRY_BYTES + len(increment.key)
+        size = _size(increment.key)
         if size > self._bytes_at_most:
             return
         while self._bytes + size > self._bytes_at_most:
@@ -72,7 +72,7 @@ class OverLimitCache:
     def drop(self, key: str) -> None:
         """Forget a counter, as when hits are given back."""
         if self._entries.pop(key, None) is not None:
-            self._bytes -= ENTRY_BYTES + len(key)
+            self._bytes -= _size(key)
 
     def figures(self) -> Figures:
         """What it holds and did so far."""
@@ -85,3 +85,8 @@ class OverLimitCache:
             lookup_count=self._hits + self._misses,
             overwrite_count=self._overwritten,
         )
+
+
+def _size(key: str) -> int:
+    """The bytes of an entry: CPython keeps a text of other characters with up to four for each."""
+    return ENTRY_BYTES + (len(key) if key.isascii() else 4 * len(key))

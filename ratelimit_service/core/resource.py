@@ -89,8 +89,3 @@ class RateLimitResource(BaseModel):
     kind: Literal["RateLimit"]
     metadata: ResourceMetadata
     spec: RateLimitSpecification
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of kind `RateLimit`."""
-    return RateLimitResource.model_json_schema(by_alias=True)

@@ -87,6 +87,10 @@ def described(text: str) -> list[str]:
             "but found key 'a_b'",
         ),
         (
+            "domain: d\ndescriptors: [{key: a, metadata: {b: [.nan]}}]",
+            "error parsing metadata: no finite number: .nan",
+        ),
+        (
             "domain: d\ndescriptors: [{key: a, metadata: {b: {5: c}}}]",
             "error parsing metadata: key is not of type string: 5",
         ),

@@ -120,7 +120,7 @@ def test_near_limit_arithmetic(
     limit: int, hits: int, after: int, over: int, near: int, within: int
 ):
     rule = Limit("d.k", limit, Unit.SECOND)
-    found = tally(rule, hits=hits, outcome=after, near_limit_ratio=0.8)
+    found = tally(rule, hits=hits, outcome=after, at_most=limit, near_limit_ratio=0.8)
     assert (found.over_limit, found.near_limit, found.within_limit) == (over, near, within)
     assert found.total_hits == hits
 
@@ -133,13 +133,15 @@ def test_the_near_threshold_is_computed_in_32_bit_floats():
 
 def test_shadowed_hits_are_tallied_over_and_shadowed():
     rule = Limit("d.k", 20, Unit.SECOND, shadow_mode=True)
-    crossing = tally(rule, hits=7, outcome=22, near_limit_ratio=0.8)
-    beyond = tally(rule, hits=7, outcome=30, near_limit_ratio=0.8)
+    crossing = tally(rule, hits=7, outcome=22, at_most=20, near_limit_ratio=0.8)
+    beyond = tally(rule, hits=7, outcome=30, at_most=20, near_limit_ratio=0.8)
     assert (crossing.shadow_mode, beyond.shadow_mode) == (2, 7)
 
 
 def test_hits_given_back_are_tallied_apart():
-    found = tally(Limit("d.k", 20, Unit.SECOND), hits=-3, outcome=5, near_limit_ratio=0.8)
+    found = tally(
+        Limit("d.k", 20, Unit.SECOND), hits=-3, outcome=5, at_most=20, near_limit_ratio=0.8
+    )
     assert (found.total_negative_hits, found.total_hits, found.within_limit) == (3, 0, 0)
 
 

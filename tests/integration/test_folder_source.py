@@ -39,6 +39,7 @@ class Followed:
         self.applied: list[dict[str, str]] = []
         self.holder = SnapshotHolder(compile_texts)
         self.metrics = Metrics()
+        self.told: list[str] = []
         self.configuration = Configuration(
             self.holder,
             source,
@@ -46,6 +47,7 @@ class Followed:
             counts=lambda files: {"files": len(files)},
             metrics=self.metrics,
             resync_seconds=60,
+            told=lambda outcome: self.told.append(type(outcome).__name__),
         )
 
     @property
@@ -200,6 +202,7 @@ async def test_a_refused_change_leaves_the_last_good_one_and_is_shown(folder: Pa
         # It is compiled in a thread, and put to work in the loop a moment later.
         wanted = [{"a.yaml": "one"}, {"a.yaml": "good"}]
         await until(lambda: followed.applied == wanted, "it is put to work, and once")
+        assert followed.told == ["Accepted", "Refused", "Refused", "Accepted"]
         shown = followed.metrics.exposition().decode()
         assert 'configuration_offers_total{outcome="accepted"} 2.0' in shown
         assert "configuration_is_refused 0.0" in shown

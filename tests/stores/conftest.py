@@ -13,16 +13,9 @@ from meshwarden.adapters.redis_topology import Redis, connect
 from tests.support.redis_cluster import RedisCluster, running_cluster
 from tests.support.redis_sentinel import RedisTrio, running_trio
 from tests.support.redis_server import RedisServer, running_redis
-from tests.support.redis_traffic import MEASURED
 
 Connect = Callable[..., Redis]
 PATIENT_SECONDS = 2.0
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell what was measured, however well it went."""
-    for line in MEASURED:
-        terminalreporter.write_line(f"measured: {line}")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -14,11 +14,11 @@ from ratelimit_service.adapters.redis_store import RedisStore
 from ratelimit_service.core.model import Effect, Increment
 from tests.stores.test_cluster_redis import until_replaced
 from tests.support.counter_contract import NOW, WINDOW, AnyStore, Contract, hits
+from tests.support.measured import measured
 from tests.support.processes import until
 from tests.support.redis_cluster import MASTERS, RedisCluster
 from tests.support.redis_sentinel import RedisTrio
 from tests.support.redis_stores import redis_store
-from tests.support.redis_traffic import MEASURED
 
 LIMIT_SECONDS = 0.2
 KEYS = [f"counter{number}" for number in range(12)]
@@ -79,7 +79,7 @@ async def test_counters_of_a_master_that_died_are_counted_by_its_replica(cluster
     await until_replaced(cluster, place)
     while not await all_counted(store):
         assert time.monotonic() < began + 10
-    MEASURED.append(f"counters on a cluster: master killed: {time.monotonic() - began:.2f} s")
+    measured(f"counters on a cluster: master killed: {time.monotonic() - began:.2f} s")
     assert time.monotonic() - began < 5
     await store.close()
 

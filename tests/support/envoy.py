@@ -6,6 +6,7 @@ Builds no bootstrap: `meshwarden.adapters.envoy` does.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ class RunningEnvoy:
 
     def stat(self, name: str) -> int:
         """The value of one counter or gauge now; 0 where Envoy doesn't know it yet."""
-        answer = httpx2.get(f"{self.admin}/stats", params={"format": "json", "filter": f"^{name}$"})
+        wanted = {"format": "json", "filter": f"^{re.escape(name)}$"}
+        answer = httpx2.get(f"{self.admin}/stats", params=wanted)
         values = [found["value"] for found in answer.json()["stats"] if found.get("name") == name]
         return int(values[0]) if values else 0
 

@@ -9,13 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from meshwarden.adapters.redis_topology import Redis, Script, ScriptCall
+from tests.support.measured import measured
 from tests.support.processes import PAUSE_SECONDS, until
 
 COUNT = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 """Adds ARGV[1] to the counter KEYS[1]."""
-
-MEASURED: list[str] = []
-"""What was measured, for the end of the tests' output."""
 
 LATE_SECONDS = 0.3
 """A call may end this much after its limit: the tests share two cores with a dozen servers."""
@@ -81,7 +79,7 @@ class Traffic:
             turn.began + turn.seconds for turn in self.failures if turn.began + turn.seconds > since
         ]
         seconds = max([since, *ends]) - since
-        MEASURED.append(
+        measured(
             f"{what}: well after {seconds:.2f} s, longest call {self.longest_seconds * 1000:.0f} ms"
         )
         assert seconds <= limit_seconds

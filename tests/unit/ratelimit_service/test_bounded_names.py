@@ -45,8 +45,10 @@ def test_kept_names_stay_and_are_not_counted_until_they_are_kept_no_more():
     names = Names(2)
     names.rows.row("a").append(1)
     names.rows.keep(["a", "b", "c", "d"])
+    walked_over = names.rows.recent
     for number in range(10):
         names.rows.row(f"other{number}")
+    assert {"a", "b", "c", "d"} <= walked_over.keys(), "a thread may be walking over it"
     assert names.rows.row("a") == [1]
     assert {"a", "b", "c", "d"} <= dict(names.rows.items()).keys()
     names.rows.keep(["b"])

@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshwarden.cli.render import json_schemas
 from meshwarden.core.faults import InvalidInput, Problem
 from meshwarden.core.snapshot import Accepted, Bundle, Refused, SnapshotHolder
 from ratelimit_service.core.compile import compile_limits
-from ratelimit_service.core.resource import json_schema
 from ratelimit_service.core.tree import described_limits
 from tests.support.limits import rules
 
@@ -134,7 +134,7 @@ def test_any_file_is_taken_or_refused_with_a_place_and_never_breaks_us(
 
 
 def test_the_published_schema_accepts_the_grammar_and_refuses_a_misplaced_field():
-    validator = jsonschema.Draft202012Validator(json_schema())
+    validator = jsonschema.Draft202012Validator(json_schemas()["RateLimit"])
     written = yaml.safe_load(
         RESOURCE.replace("010", "'x'", 1).replace("010", "8").replace("5", "n")
     )

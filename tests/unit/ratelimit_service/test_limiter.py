@@ -11,8 +11,14 @@ from meshwarden.adapters.grpc_server import GrpcFailure
 from meshwarden.adapters.protobuf import message_class
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import InvalidInput, Unavailable
-from ratelimit_service.adapters.envoy_rls import METHOD, ShouldRateLimit, decoded
-from ratelimit_service.adapters.limiter import Limiter, OnStoreFailure, Store
+from ratelimit_service.adapters.envoy_rls import (
+    METHOD,
+    STATUSES_KEPT,
+    ShouldRateLimit,
+    _plain_response,
+    decoded,
+)
+from ratelimit_service.adapters.limiter import Approximation, Limiter, OnStoreFailure, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.model import (
@@ -29,6 +35,7 @@ RULES = """
 domain: domain
 descriptors:
 - {key: one, rate_limit: {unit: minute, requests_per_unit: 1, name: single}}
+- {key: five, rate_limit: {unit: minute, requests_per_unit: 5}}
 - {key: free, rate_limit: {unlimited: true}}
 - {key: address, value: 10.0.0.1, rate_limit: {unit: minute, requests_per_unit: 9}}
 """
@@ -64,6 +71,7 @@ class Face:
         store: Store,
         *,
         on_store_failure: OnStoreFailure = "error",
+        approximation: Approximation | None = None,
         options: Options | None = None,
     ) -> None:
         self.metrics = Metrics()
@@ -71,6 +79,7 @@ class Face:
         self.limiter = Limiter(
             store,
             on_store_failure=on_store_failure,
+            approximation=approximation,
             statistics=self.statistics,
             metrics=self.metrics,
             clock=lambda: NOW,
@@ -210,6 +219,36 @@ async def test_a_full_memory_store_is_a_failing_store():
     await face(("one", "x"))
     assert "overall_code: OVER_LIMIT" in await face(("one", "y"))
     assert face.metric('ratelimit_store_failures_total{answer="deny"} 1.0')
+
+
+async def test_an_approximation_without_room_is_an_error_and_told_as_one():
+    room = Approximation(MemoryStore(counters_at_most=1), lambda: 1)
+    face = Face(FailingStore(is_awaited=False), on_store_failure="approximate", approximation=room)
+    await face(("one", "x"))
+    with pytest.raises(GrpcFailure):
+        await face(("one", "y"))
+    for answer in ("approximate", "error"):
+        assert face.metric(f'ratelimit_store_failures_total{{answer="{answer}"}} 1.0')
+    assert face.statistic("rate_limit.domain.one.total_hits") == 2
+
+
+async def test_a_limit_that_is_shared_out_is_tallied_by_its_part():
+    """Of one with five replicas at least one is given away, and the second is over."""
+    room = Approximation(MemoryStore(counters_at_most=9), lambda: 5)
+    face = Face(FailingStore(is_awaited=False), on_store_failure="approximate", approximation=room)
+    for _ in range(4):
+        await face(("five", "x"))
+    assert face.statistic("rate_limit.domain.five.within_limit") == 1
+    assert face.statistic("rate_limit.domain.five.over_limit") == 3
+
+
+async def test_large_answers_are_not_kept(face: Face):
+    kept = _plain_response.cache_info().currsize
+    message = Request(domain="domain")
+    for number in range(STATUSES_KEPT + 1):
+        message.descriptors.add().entries.add(key="none", value=str(number))
+    await face.raw(message.SerializeToString())
+    assert _plain_response.cache_info().currsize == kept
 
 
 async def test_statistics_have_the_references_names(face: Face):

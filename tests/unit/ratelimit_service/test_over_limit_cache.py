@@ -102,7 +102,8 @@ def test_its_memory_has_a_bound_and_the_oldest_goes_first():
     for key in "abc":
         cache.keep(hits(1, key), 9)
     assert [cache.count_of(hits(1, key), now=0) for key in "abc"] == [None, 9, 9]
-    cache.keep(hits(1, "x" * 500), 9)
+    for large in ("x" * 500, "\N{PILE OF POO}" * (ENTRY_BYTES // 2)):
+        cache.keep(hits(1, large), 9)
     figures = cache.figures()
     assert (figures.entry_count, figures.evacuate_count) == (2, 1)
     assert (figures.hit_count, figures.miss_count, figures.lookup_count) == (2, 1, 3)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from ratelimit_service.adapters.line_senders import (
     DATAGRAM_BYTES,
@@ -124,6 +127,59 @@ async def test_a_connection_that_the_other_side_closed_is_opened_anew():
         await until(lambda: server.lines, "lines came")
         assert server.lines == [f"{HITS}:1|c"]
     await push.close()
+
+
+def test_a_connection_that_was_reset_is_opened_anew_in_the_services_own_event_loop():
+    """uvloop, in which the service runs, refuses to write to it in words of its own."""
+
+    async def run() -> None:
+        port, pushing = free_port(), Pushing()
+        sender = TcpSender("127.0.0.1", port)
+        push = pushing.to(sender)
+        async with statsd(port) as server:
+            await push.flush()
+            await until(lambda: server.writers, "it is connected")
+            reset(server.writers.pop())
+            await until(lambda: not sender.is_connected, "the reset was seen")
+            pushing.statistics.add("hits")
+            await push.flush()
+            await until(lambda: server.lines, "lines came")
+            assert server.lines == [f"{HITS}:1|c"]
+        await push.close()
+
+    uvloop.run(run())
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close as a killed process's host may: with RST."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def test_a_line_that_was_taken_and_not_sent_is_dropped_and_counted():
+    """The block that breaks the connection is dropped, and the line that did not fit into it."""
+    pushing = Pushing()
+    push = pushing.to(OneBlockSender())
+    for number in range(3):
+        pushing.statistics.add(f"hits{number}")
+    await push.flush()
+    assert pushing.dropped == {"lines": 2}
+
+
+class OneBlockSender:
+    """Takes one line at once, and breaks at the first."""
+
+    block_bytes = 1
+
+    async def open(self) -> bool:
+        return True
+
+    async def send(self, block: bytes) -> bool:
+        del block
+        return False
+
+    async def close(self) -> None: ...
 
 
 async def test_what_a_stuck_connection_does_not_take_is_dropped_and_counted(

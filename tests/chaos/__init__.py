@@ -1,0 +1,1 @@
+"""What happens when a part of the mesh fails, with real processes and the seconds it took."""

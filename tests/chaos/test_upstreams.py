@@ -1,0 +1,85 @@
+"""A replica of a workload that hangs, resets, answers 503, or dies, behind real Envoy and istiod.
+
+Detected: the gateway has ejected it. Recovered: it is well again, and requests reach it. Each first
+ejection is measured on a gateway of its own, since Envoy makes later ones longer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.istio_mesh import IstioMesh
+from tests.support.measured import measured
+from tests.support.processes import wait_until
+from tests.support.replica_process import Replica, running_replica
+from tests.support.shop_mesh import (
+    HOST,
+    ORDERS,
+    ORDERS_LABELS,
+    SHOP,
+    Shop,
+)
+from tests.support.steady_load import steady_load
+
+LIMIT_SECONDS = 5.0
+RATE = 60.0
+pytestmark = pytest.mark.timeout(180)
+
+
+def hang(replica: Replica) -> Callable[[], None]:
+    replica.pause()
+    return replica.resume
+
+
+def reset(replica: Replica) -> Callable[[], None]:
+    replica.mode("reset")
+    return lambda: replica.mode("well")
+
+
+def unavailable(replica: Replica) -> Callable[[], None]:
+    replica.mode("unavailable")
+    return lambda: replica.mode("well")
+
+
+@pytest.mark.parametrize("cut", [hang, reset, unavailable])
+def test_a_sick_replica_is_ejected_and_comes_back(
+    cut: Callable[[Replica], Callable[[], None]], mesh: IstioMesh, shop: Shop
+):
+    with running_replica("bad") as replica:
+        mesh.workload("orders-bad", SHOP, ORDERS_LABELS, {"http": replica.port})
+        try:
+            with steady_load(f"{shop.url}/open", {"host": HOST}, per_second=RATE) as load:
+                wait_until(
+                    lambda: any(answer.replica == "bad" for answer in load.since(0)),
+                    "the replica is asked",
+                )
+                began = time.time()
+                mend = cut(replica)
+                wait_until(lambda: ejected(shop) == 1, "it is ejected", limit_seconds=20)
+                detected = time.time() - began
+                mended_at = time.time()
+                mend()
+                wait_until(
+                    lambda: any(a.replica == "bad" for a in load.since(mended_at)),
+                    "it is asked again",
+                    limit_seconds=20,
+                )
+                recovered = time.time() - mended_at
+                seen = load.statuses(began)
+                slowest = max(answer.seconds for answer in load.since(began))
+        finally:
+            mesh.api.kubectl("delete", "workloadentry", "orders-bad", "-n", SHOP)
+    measured(
+        f"a replica of two, {cut.__name__}: detected after {detected:.2f} s, recovered after "
+        f"{recovered:.2f} s; clients saw {seen}, the slowest after {slowest:.2f} s"
+    )
+    assert detected < LIMIT_SECONDS
+    assert recovered < LIMIT_SECONDS
+    assert set(seen) == {200}, "every request of an idempotent method is retried elsewhere"
+
+
+def ejected(shop: Shop) -> int:
+    return shop.cluster_stat(ORDERS, 8000, "outlier_detection.ejections_active")

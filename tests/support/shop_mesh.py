@@ -1,0 +1,284 @@
+"""A shop behind an ingress gateway: two replicas of a workload, our services, real istiod.
+
+    client -> Envoy (gateway) -> ext_authz, ratelimit -> Envoy's router -> orders-a, orders-b
+
+Stands for a cluster's: endpoints are WorkloadEntries on loopback, and the gateway listens on a port
+of the test's. What is applied besides is what `meshwarden render istio` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import yaml
+
+from ext_authz.core.api_keys import make_key
+from tests.support.check_requests import access_policy
+from tests.support.envoy import RunningEnvoy
+from tests.support.istio_mesh import (
+    GATEWAY_LABELS,
+    IstioMesh,
+    namespace,
+    wait_for_status,
+)
+from tests.support.istiod import SYSTEM
+from tests.support.ports import free_port
+
+OURS = "meshwarden-system"
+SHOP = "shop"
+HOST = "shop.example.com"
+ORDERS = f"orders.{SHOP}.svc.cluster.local"
+ORDERS_LABELS = {"app": "orders"}
+KEY, OTHER_KEY = make_key(bytes(32)), make_key(bytes(31) + b"\x01")
+RULES: tuple[Any, ...] = (
+    {"name": "open", "callers": "anyone", "paths": ["/open"]},
+    {"name": "mine", "paths": ["/orders"]},
+    {"name": "admins", "paths": ["/admin"], "principals": ["key:admin"]},
+    {"name": "limited", "paths": ["/limited"]},
+)
+LIMITS = """
+domain: quickstart
+descriptors:
+- key: rule
+  value: limited
+  descriptors:
+  - key: principal
+    rate_limit: {unit: minute, requests_per_unit: 5}
+"""
+
+
+def policy(*more: Any) -> dict[str, Any]:
+    """Who may do what in the shop: callers show API keys."""
+    return access_policy(*RULES, *more, name="shop", hosts=[HOST], identify=[{"apiKey": {}}])
+
+
+def service(name: str, place: str, selector: dict[str, str], **ports: int) -> dict[str, Any]:
+    named = [{"name": key.replace("_", "-"), "port": port} for key, port in ports.items()]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": place},
+        "spec": {"selector": selector, "ports": named},
+    }
+
+
+def ingress(port: int) -> dict[str, Any]:
+    """The port of the gateway."""
+    server = {
+        "port": {"number": port, "name": "http", "protocol": "HTTP"},
+        "bind": "127.0.0.1",
+        "hosts": ["*"],
+    }
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "ingress", "namespace": SYSTEM},
+        "spec": {"selector": GATEWAY_LABELS, "servers": [server]},
+    }
+
+
+def workload_of_the_shop() -> list[dict[str, Any]]:
+    """Orders, and the way to it from the gateway."""
+    text = f"""
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: orders, namespace: {SHOP}}}
+spec:
+  hosts: ["{HOST}"]
+  gateways: [{SYSTEM}/ingress]
+  http:
+  - name: idempotent
+    match:
+    - method: {{regex: GET|HEAD|OPTIONS|TRACE|PUT|DELETE}}
+    timeout: 5s
+    retries:
+      attempts: 2
+      perTryTimeout: 0.5s
+      retryOn: connect-failure,refused-stream,reset,retriable-status-codes,503
+      retryIgnorePreviousHosts: true
+    route: &orders
+    - destination: {{host: {ORDERS}, port: {{number: 8000}}}}
+  - name: not-idempotent
+    timeout: 5s
+    retries: {{attempts: 2, retryOn: "connect-failure,refused-stream"}}
+    route: *orders
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: orders, namespace: {SHOP}}}
+spec:
+  host: {ORDERS}
+  trafficPolicy:
+    loadBalancer: {{simple: LEAST_REQUEST}}
+    connectionPool:
+      tcp: {{maxConnections: 256, connectTimeout: 0.25s}}
+      http: {{http1MaxPendingRequests: 256, maxRetries: 16, idleTimeout: 30s}}
+    outlierDetection:
+      consecutive5xxErrors: 3
+      consecutiveGatewayErrors: 3
+      splitExternalLocalOriginErrors: true
+      consecutiveLocalOriginFailures: 3
+      interval: 0.5s
+      baseEjectionTime: 1s
+      maxEjectionPercent: 50
+      minHealthPercent: 0
+"""
+    return [
+        namespace(SHOP),
+        service("orders", SHOP, ORDERS_LABELS, http=8000),
+        *yaml.safe_load_all(text),
+    ]
+
+
+MESH_CONFIG: dict[str, Any] = {
+    "enableAutoMtls": False,
+    "extensionProviders": [
+        {
+            "name": "meshwarden-ext-authz",
+            "envoyExtAuthzGrpc": {
+                "service": f"ext-authz.{OURS}.svc.cluster.local",
+                "port": 9001,
+                "timeout": "0.2s",
+                "failOpen": False,
+                "statusOnError": "503",
+            },
+        }
+    ],
+}
+AUTHZ_LABELS = {"app.kubernetes.io/name": "ext-authz"}
+LIMITER_LABELS = {"app.kubernetes.io/name": "ratelimit"}
+
+
+def enforcement() -> list[dict[str, Any]]:
+    """Our Services, and what makes the gateway ask them."""
+    limiter = f"ratelimit.{OURS}.svc.cluster.local"
+    decision = [
+        {
+            "metadata": {
+                "descriptor_key": member,
+                "source": "DYNAMIC",
+                "metadata_key": {
+                    "key": "envoy.filters.http.ext_authz",
+                    "path": [{"key": member}],
+                },
+            }
+        }
+        for member in ("rule", "principal")
+    ]
+    text = f"""
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: ask-meshwarden, namespace: {SYSTEM}}}
+spec:
+  selector: {{matchLabels: {GATEWAY_LABELS}}}
+  action: CUSTOM
+  provider: {{name: meshwarden-ext-authz}}
+  rules: [{{}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: meshwarden, namespace: {OURS}}}
+spec:
+  host: "*.{OURS}.svc.cluster.local"
+  trafficPolicy:
+    loadBalancer: {{simple: LEAST_REQUEST}}
+    connectionPool:
+      tcp: {{connectTimeout: 0.25s}}
+      http: {{http2MaxRequests: 4096}}
+    outlierDetection:
+      splitExternalLocalOriginErrors: true
+      consecutiveLocalOriginFailures: 3
+      consecutiveGatewayErrors: 3
+      consecutive5xxErrors: 3
+      interval: 0.5s
+      baseEjectionTime: 1s
+      maxEjectionPercent: 50
+      minHealthPercent: 0
+---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {{name: ratelimit, namespace: {SYSTEM}}}
+spec:
+  workloadSelector: {{labels: {GATEWAY_LABELS}}}
+  priority: 10
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match:
+      context: GATEWAY
+      listener:
+        filterChain:
+          filter:
+            name: envoy.filters.network.http_connection_manager
+            subFilter: {{name: envoy.filters.http.router}}
+    patch:
+      operation: INSERT_BEFORE
+      value:
+        name: envoy.filters.http.ratelimit
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
+          domain: quickstart
+          timeout: 0.15s
+          failure_mode_deny: false
+          enable_x_ratelimit_headers: DRAFT_VERSION_03
+          rate_limit_service:
+            transport_api_version: V3
+            grpc_service:
+              timeout: 0.15s
+              envoy_grpc:
+                cluster_name: outbound|8081||{limiter}
+                authority: {limiter}
+"""
+    documents = list(yaml.safe_load_all(text))
+    documents[-1]["spec"]["configPatches"].append(
+        {
+            "applyTo": "VIRTUAL_HOST",
+            "match": {"context": "GATEWAY"},
+            "patch": {
+                "operation": "MERGE",
+                "value": {"rate_limits": [{"actions": decision}]},
+            },
+        }
+    )
+    return [
+        namespace(OURS),
+        service("ext-authz", OURS, AUTHZ_LABELS, grpc=9001, http=9002),
+        service("ratelimit", OURS, LIMITER_LABELS, grpc=8081, http=8080),
+        *documents,
+    ]
+
+
+@dataclass
+class Shop:
+    """A gateway in front of the shop, and a client of it who shows a key."""
+
+    mesh: IstioMesh
+    port: int
+    envoy: RunningEnvoy
+    client: httpx2.Client
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cluster_stat(self, host: str, port: int, name: str) -> int:
+        """A counter or gauge of a Service's cluster at the gateway."""
+        return self.envoy.stat(f"cluster.outbound|{port}||{host};.{name}")
+
+
+@contextmanager
+def shop_behind_a_gateway(mesh: IstioMesh) -> Iterator[Shop]:
+    """The gateway, once it knows the way to `/open`; what it needs must be applied before."""
+    port = free_port()
+    mesh.apply(ingress(port))
+    with (
+        mesh.gateway() as envoy,
+        httpx2.Client(
+            base_url=f"http://127.0.0.1:{port}", headers={"host": HOST}, timeout=10
+        ) as client,
+    ):
+        wait_for_status(client, "/open", 200)
+        yield Shop(mesh, port, envoy, client)
