@@ -86,7 +86,7 @@ up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports au
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests --ignore=tests/house_rules --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores --ignore=tests/istio -n 2 --dist loadfile
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/house_rules --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores --ignore=tests/istio --ignore=tests/chaos -n 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
@@ -108,7 +108,7 @@ test-stores: .venv/.installed $(REDIS) $(REDIS_TLS) ## Redis alone, with sentine
 	@$(BIN)/coverage combine --append --quiet
 
 test-istio: install $(REDIS) $(ISTIO_TOOLS)/.installed ## the mesh: real istiod, Kubernetes API server and Envoys; needs Go
-	@$(BIN)/coverage run -m pytest tests/istio
+	@$(BIN)/coverage run -m pytest tests/istio tests/chaos
 	@$(BIN)/coverage combine --append --quiet
 
 test-soak: .venv/.installed $(ATHERIS) $(REDIS) ## fuzzing for SOAK_SECONDS (60) a target, a million tokens, limits for COUNTER_SOAK_SECONDS (600) while Redis fails; not in .ci/run

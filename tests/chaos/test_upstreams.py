@@ -17,7 +17,6 @@ from tests.support.processes import wait_until
 from tests.support.replica_process import Replica, running_replica
 from tests.support.shop_mesh import (
     HOST,
-    ORDERS,
     ORDERS_LABELS,
     SHOP,
     Shop,
@@ -58,7 +57,7 @@ def test_a_sick_replica_is_ejected_and_comes_back(
                 )
                 began = time.time()
                 mend = cut(replica)
-                wait_until(lambda: ejected(shop) == 1, "it is ejected", limit_seconds=20)
+                wait_until(lambda: shop.is_ejected(replica.port), "it is ejected", limit_seconds=20)
                 detected = time.time() - began
                 mended_at = time.time()
                 mend()
@@ -79,7 +78,3 @@ def test_a_sick_replica_is_ejected_and_comes_back(
     assert detected < LIMIT_SECONDS
     assert recovered < LIMIT_SECONDS
     assert set(seen) == {200}, "every request of an idempotent method is retried elsewhere"
-
-
-def ejected(shop: Shop) -> int:
-    return shop.cluster_stat(ORDERS, 8000, "outlier_detection.ejections_active")

@@ -8,6 +8,7 @@ of the test's. What is applied besides is what `meshwarden render istio` writes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,8 +121,6 @@ spec:
     outlierDetection:
       consecutive5xxErrors: 3
       consecutiveGatewayErrors: 3
-      splitExternalLocalOriginErrors: true
-      consecutiveLocalOriginFailures: 3
       interval: 0.5s
       baseEjectionTime: 1s
       maxEjectionPercent: 50
@@ -153,23 +152,18 @@ AUTHZ_LABELS = {"app.kubernetes.io/name": "ext-authz"}
 LIMITER_LABELS = {"app.kubernetes.io/name": "ratelimit"}
 
 
-def enforcement() -> list[dict[str, Any]]:
-    """Our Services, and what makes the gateway ask them."""
-    limiter = f"ratelimit.{OURS}.svc.cluster.local"
-    decision = [
-        {
-            "metadata": {
-                "descriptor_key": member,
-                "source": "DYNAMIC",
-                "metadata_key": {
-                    "key": "envoy.filters.http.ext_authz",
-                    "path": [{"key": member}],
-                },
-            }
+_LIMITER = f"ratelimit.{OURS}.svc.cluster.local"
+_DECISION = [
+    {
+        "metadata": {
+            "descriptor_key": member,
+            "source": "DYNAMIC",
+            "metadata_key": {"key": "envoy.filters.http.ext_authz", "path": [{"key": member}]},
         }
-        for member in ("rule", "principal")
-    ]
-    text = f"""
+    }
+    for member in ("rule", "principal")
+]
+_ENFORCEMENT = f"""
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {{name: ask-meshwarden, namespace: {SYSTEM}}}
@@ -190,8 +184,6 @@ spec:
       tcp: {{connectTimeout: 0.25s}}
       http: {{http2MaxRequests: 4096}}
     outlierDetection:
-      splitExternalLocalOriginErrors: true
-      consecutiveLocalOriginFailures: 3
       consecutiveGatewayErrors: 3
       consecutive5xxErrors: 3
       interval: 0.5s
@@ -229,25 +221,24 @@ spec:
             grpc_service:
               timeout: 0.15s
               envoy_grpc:
-                cluster_name: outbound|8081||{limiter}
-                authority: {limiter}
+                cluster_name: outbound|8081||{_LIMITER}
+                authority: {_LIMITER}
+  - applyTo: CLUSTER    # An ejection is in force at once, not with the updates of a whole second.
+    match: {{context: GATEWAY}}
+    patch: {{operation: MERGE, value: {{common_lb_config: {{update_merge_window: 0s}}}}}}
+  - applyTo: VIRTUAL_HOST
+    match: {{context: GATEWAY}}
+    patch: {{operation: MERGE, value: {{rate_limits: [{{actions: {_DECISION}}}]}}}}
 """
-    documents = list(yaml.safe_load_all(text))
-    documents[-1]["spec"]["configPatches"].append(
-        {
-            "applyTo": "VIRTUAL_HOST",
-            "match": {"context": "GATEWAY"},
-            "patch": {
-                "operation": "MERGE",
-                "value": {"rate_limits": [{"actions": decision}]},
-            },
-        }
-    )
+
+
+def enforcement() -> list[dict[str, Any]]:
+    """Our Services, and what makes the gateway ask them."""
     return [
         namespace(OURS),
         service("ext-authz", OURS, AUTHZ_LABELS, grpc=9001, http=9002),
         service("ratelimit", OURS, LIMITER_LABELS, grpc=8081, http=8080),
-        *documents,
+        *yaml.safe_load_all(_ENFORCEMENT),
     ]
 
 
@@ -263,6 +254,16 @@ class Shop:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def endpoint(self, port: int, figure: str) -> str:
+        """What the gateway tells of the endpoint on this port: `health_flags`, `rq_total`, ..."""
+        text = httpx2.get(f"{self.envoy.admin}/clusters").text
+        found = re.search(rf"::127\.0\.0\.1:{port}::{figure}::(.*)", text)
+        return found[1] if found else ""
+
+    def is_ejected(self, port: int) -> bool:
+        """Whether outlier detection keeps the gateway from asking the endpoint on this port."""
+        return "/failed_outlier_check" in self.endpoint(port, "health_flags")
 
     def cluster_stat(self, host: str, port: int, name: str) -> int:
         """A counter or gauge of a Service's cluster at the gateway."""
