@@ -1,33 +1,30 @@
-"""`meshwarden render`: what others read: Envoy's bootstrap, and the reference pages of this
-repository.
+"""`meshwarden render`: what others read: Envoy's bootstrap, manifests for a mesh, and the reference
+pages of this repository.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import pydantic
 import typer
 
-from meshwarden.cli.output import print_line
-from meshwarden.core.faults import Misconfigured, Problem
-
-if TYPE_CHECKING:
-    from meshwarden.adapters.envoy import EnvoyOptions
+from meshwarden.cli.chosen_options import Setting, chosen, print_options
+from meshwarden.cli.output import print_line, write_files
+from meshwarden.cli.render_istio import istio
+from meshwarden.core.faults import Misconfigured
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-app = typer.Typer(help="Write Envoy's bootstrap, or the reference pages.", no_args_is_help=True)
+app = typer.Typer(
+    help="Write Envoy's bootstrap, manifests for Istio, or the reference pages.",
+    no_args_is_help=True,
+)
 
 
-Setting = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="NAME=VALUE of an Envoy option; repeat it. --options lists them."),
-]
+app.command("istio")(istio)
 
 
 @app.command("envoy")
@@ -42,12 +39,9 @@ def envoy(
     from meshwarden.adapters.envoy import EnvoyOptions, bootstrap, to_yaml
 
     if options:
-        for name, info in EnvoyOptions.model_fields.items():
-            print_line(
-                f"{name}={info.default}" + (f"  # {info.description}" if info.description else "")
-            )
+        print_options(EnvoyOptions)
         return
-    print_line(to_yaml(bootstrap(_chosen(setting))).rstrip("\n"))
+    print_line(to_yaml(bootstrap(chosen(EnvoyOptions, setting))).rstrip("\n"))
 
 
 @app.command("envoy-secrets")
@@ -61,43 +55,12 @@ def envoy_secrets(
     [bold]Example:[/bold] meshwarden render envoy-secrets /etc/envoy/secrets --set
     services_tls_ca_file=/etc/envoy/tls/ca.crt --set services_tls_san=meshwarden.internal
     """
-    from meshwarden.adapters.envoy import secrets, to_yaml
+    from meshwarden.adapters.envoy import EnvoyOptions, secrets, to_yaml
 
-    files = secrets(_chosen(setting))
+    files = secrets(chosen(EnvoyOptions, setting))
     if not files:
         raise Misconfigured("without services_tls_ca_file there are no secrets: --set it")
-    _write(folder, {name: to_yaml(document) for name, document in files.items()})
-
-
-def _chosen(setting: list[str] | None) -> EnvoyOptions:
-    """The options that `--set` names, every wrong one told at once."""
-    from meshwarden.adapters.envoy import EnvoyOptions
-
-    values = {}
-    for text in setting or []:
-        name, separator, value = text.partition("=")
-        if not separator:
-            raise Misconfigured(f"--set {text}: NAME=VALUE is needed")
-        values[name] = value
-    try:
-        return EnvoyOptions.model_validate(values)
-    except pydantic.ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        known = list(EnvoyOptions.model_fields)
-        raise Misconfigured(_option_problem(detail, values, known) for detail in details) from None
-
-
-def _option_problem(detail: Any, values: dict[str, str], known: list[str]) -> Problem:
-    """One wrong `--set`, with the option that may have been meant."""
-    if not detail["loc"]:  # Options that don't go together.
-        return Problem("", 0, detail["msg"].removeprefix("Value error, "), "`--options` lists them")
-    name = str(detail["loc"][0])
-    if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "`--options` lists them"
-        return Problem("", 0, f"--set {name}: there is no such option", hint)
-    what = detail["msg"].replace("Input should be", "must be").partition(", unable to parse")[0]
-    return Problem("", 0, f"--set {name}={values[name]}: {what}", "`--options` lists them")
+    write_files(folder, {name: to_yaml(document) for name, document in files.items()})
 
 
 @app.command("reference")
@@ -108,22 +71,7 @@ def reference(
 
     [bold]Example:[/bold] meshwarden render reference docs/reference
     """
-    _write(folder, reference_files())
-
-
-def _write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write each file below `folder` and say so."""
-    for name, text in files.items():
-        path = folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        except OSError as error:
-            what = f"{path} can't be written: {error.filename}: {error.strerror}"
-            raise Misconfigured(
-                [Problem("", 0, what, "name a folder that may be written")]
-            ) from None
-        print_line(str(path))
+    write_files(folder, reference_files())
 
 
 def reference_files() -> dict[str, str]:

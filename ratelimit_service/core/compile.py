@@ -34,6 +34,22 @@ def compile_limits(
     `takes_every_file`: whatever their names; else `*.yaml` and `*.yml`, without policy tests.
     `atomic_refusal` says why the store can't count all or nothing, where it can't.
     """
+    specs, problems = domains_as_written(bundle, takes_every_file=takes_every_file)
+    return rules_from(
+        specs,
+        problems,
+        merges_domains=merges_domains,
+        options=options,
+        atomic_refusal=atomic_refusal,
+    )
+
+
+def domains_as_written(
+    bundle: Bundle, *, takes_every_file: bool = False
+) -> tuple[list[DomainSpec], list[Problem]]:
+    """The domains that can be read, each in the order of its file, and what is wrong with the
+    files.
+    """
     problems = list(bundle.unreadable)
     specs: list[DomainSpec] = []
     for file in sorted(bundle.files if takes_every_file else filter(_is_ours, bundle.files)):
@@ -45,13 +61,7 @@ def compile_limits(
                 specs.extend(_specs(file, document, problems))
         except InvalidInput as error:
             problems.extend(error.problems)
-    return rules_from(
-        specs,
-        problems,
-        merges_domains=merges_domains,
-        options=options,
-        atomic_refusal=atomic_refusal,
-    )
+    return specs, problems
 
 
 def rules_from(

@@ -47,7 +47,7 @@ def bootstrap(options: EnvoyOptions) -> dict[str, Any]:
     )
     document = message.to_dict(casing=Casing.SNAKE)
     add_newer_fields(document)
-    return cast("dict[str, Any]", _whole_numbers(document))
+    return cast("dict[str, Any]", whole_numbers(document))
 
 
 def to_yaml(document: dict[str, Any]) -> str:
@@ -55,12 +55,12 @@ def to_yaml(document: dict[str, Any]) -> str:
     return HEADER + yaml.safe_dump(document, sort_keys=False, width=100)
 
 
-def _whole_numbers(value: Any) -> Any:
+def whole_numbers(value: Any) -> Any:
     """The same value with 503 where protobuf, which has only floats in a Struct, says 503.0."""
     if isinstance(value, dict):
-        return {key: _whole_numbers(child) for key, child in value.items()}
+        return {key: whole_numbers(child) for key, child in value.items()}
     if isinstance(value, list):
-        return [_whole_numbers(child) for child in value]
+        return [whole_numbers(child) for child in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -35,8 +35,8 @@ def http_filters(options: EnvoyOptions) -> list[hcm.HttpFilter]:
     """The filters that `options` switch on, and the router, which is always last."""
     chosen = [
         (options.local_rate_limit_enabled, LOCAL_RATELIMIT, _local_ratelimit),
-        (options.ext_authz_enabled, EXT_AUTHZ, _ext_authz),
-        (options.ratelimit_enabled, RATELIMIT, _ratelimit),
+        (options.ext_authz_enabled, EXT_AUTHZ, ext_authz_filter),
+        (options.ratelimit_enabled, RATELIMIT, ratelimit_filter),
     ]
     filters = [_filter(name, build(options)) for enabled, name, build in chosen if enabled]
     return [*filters, _filter(ROUTER, router.Router(suppress_envoy_headers=True))]
@@ -75,7 +75,8 @@ def _local_ratelimit(options: EnvoyOptions) -> local_ratelimit.LocalRateLimit:
     )
 
 
-def _ext_authz(options: EnvoyOptions) -> ext_authz.ExtAuthz:
+def ext_authz_filter(options: EnvoyOptions) -> ext_authz.ExtAuthz:
+    """The authorizer's filter: fails closed with 503."""
     body = None
     if options.ext_authz_body_bytes_at_most:
         body = ext_authz.BufferSettings(
@@ -101,7 +102,7 @@ def _ext_authz(options: EnvoyOptions) -> ext_authz.ExtAuthz:
     )
 
 
-def _ratelimit(options: EnvoyOptions) -> ratelimit.RateLimit:
+def ratelimit_filter(options: EnvoyOptions) -> ratelimit.RateLimit:
     """The rate-limit filter; `enable_retry_after_header` is added by `newer_fields.py`."""
     return ratelimit.RateLimit(
         domain=options.ratelimit_domain,

@@ -41,23 +41,31 @@ def listener(options: EnvoyOptions) -> listener_v3.Listener:
 
 
 def _connection_manager(options: EnvoyOptions) -> hcm.HttpConnectionManager:
+    result = accepted_requests(options)
+    result.stat_prefix = LISTENER
+    result.route_config = routes(options)
+    result.http_filters = http_filters(options)
+    result.access_log = access_logs()
+    result.use_remote_address = True
+    result.normalize_path = True
+    result.merge_slashes = True
+    result.server_name = options.server_name
+    result.max_request_headers_kb = options.headers_kibibytes_at_most
+    result.stream_idle_timeout = seconds(options.stream_idle_timeout_seconds)
+    return result
+
+
+def accepted_requests(options: EnvoyOptions) -> hcm.HttpConnectionManager:
+    """What of a request is accepted at all, and what Envoy says where it isn't: of a connection
+    manager the part that an ingress gateway of Istio is given as well.
+    """
     escaped_slashes = hcm.HttpConnectionManagerPathWithEscapedSlashesAction
     return hcm.HttpConnectionManager(
-        stat_prefix=LISTENER,
-        route_config=routes(options),
-        http_filters=http_filters(options),
-        access_log=access_logs(),
         local_reply_config=local_replies(),
-        use_remote_address=True,
         internal_address_config=_nobody(),
         early_header_mutation_extensions=[_envoy_headers_removed()],
-        normalize_path=True,
-        merge_slashes=True,
         path_with_escaped_slashes_action=escaped_slashes.REJECT_REQUEST,
         strip_trailing_host_dot=True,
-        server_name=options.server_name,
-        max_request_headers_kb=options.headers_kibibytes_at_most,
-        stream_idle_timeout=seconds(options.stream_idle_timeout_seconds),
         request_timeout=seconds(options.request_timeout_seconds),
         request_headers_timeout=seconds(options.request_headers_timeout_seconds),
         common_http_protocol_options=_limits(options),

@@ -87,10 +87,11 @@ def _descriptor() -> route.RateLimit:
     Whatever the token, path or address: the same subject under the same rule is one counter. Where
     the authorizer told no rule or no principal there is no descriptor, and so no limit.
     """
-    return route.RateLimit(actions=[_decision_member(member) for member in LIMITED_BY])
+    return route.RateLimit(actions=[decision_member(member) for member in LIMITED_BY])
 
 
-def _decision_member(member: str) -> route.RateLimitAction:
+def decision_member(member: str) -> route.RateLimitAction:
+    """An entry whose value the authorizer told; without it there is no descriptor."""
     return route.RateLimitAction(
         metadata=route.RateLimitActionMetaData(
             descriptor_key=member,

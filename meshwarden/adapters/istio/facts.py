@@ -1,0 +1,38 @@
+"""What a folder of policies and limits says that the mesh must agree with.
+
+Made by the command line, which may read the services' own models; nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+DECISION_MEMBERS = ("rule", "principal", "policy", "subject", "reason")
+"""What the authorizer always tells of a decision, in its dynamic metadata."""
+
+
+class LimitEntry(NamedTuple):
+    """A key of a descriptor; `value` is empty where any value will do."""
+
+    key: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFacts:
+    """`descriptors` are those with a limit, each from the root; `file` and `line` of each say where
+    it stands. `metadata_names` are what policies add to the authorizer's dynamic metadata.
+    """
+
+    hosts: tuple[str, ...] = ()
+    identity_headers: tuple[str, ...] = ()
+    metadata_names: frozenset[str] = frozenset()
+    domain: str = ""
+    descriptors: tuple[tuple[LimitEntry, ...], ...] = ()
+    reads_certificate: bool = False
+    """A policy needs the peer's certificate, and not its name alone."""
+    reads_body: bool = False
+    resources: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    """The folder's resources as the cluster is given them."""
