@@ -9,6 +9,7 @@ of the test's. What is applied besides is what `meshwarden render istio` writes.
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from tests.support.istio_mesh import (
     wait_for_status,
 )
 from tests.support.istiod import SYSTEM
+from tests.support.kubernetes_api import tool
 from tests.support.ports import free_port
+from tests.support.processes import CHECKOUT
 
 OURS = "meshwarden-system"
 SHOP = "shop"
@@ -133,113 +136,46 @@ spec:
     ]
 
 
-MESH_CONFIG: dict[str, Any] = {
-    "enableAutoMtls": False,
-    "extensionProviders": [
-        {
-            "name": "meshwarden-ext-authz",
-            "envoyExtAuthzGrpc": {
-                "service": f"ext-authz.{OURS}.svc.cluster.local",
-                "port": 9001,
-                "timeout": "0.2s",
-                "failOpen": False,
-                "statusOnError": "503",
-            },
-        }
-    ],
-}
 AUTHZ_LABELS = {"app.kubernetes.io/name": "ext-authz"}
 LIMITER_LABELS = {"app.kubernetes.io/name": "ratelimit"}
-
-
-_LIMITER = f"ratelimit.{OURS}.svc.cluster.local"
-_DECISION = [
-    {
-        "metadata": {
-            "descriptor_key": member,
-            "source": "DYNAMIC",
-            "metadata_key": {"key": "envoy.filters.http.ext_authz", "path": [{"key": member}]},
-        }
-    }
-    for member in ("rule", "principal")
-]
-_ENFORCEMENT = f"""
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: ask-meshwarden, namespace: {SYSTEM}}}
-spec:
-  selector: {{matchLabels: {GATEWAY_LABELS}}}
-  action: CUSTOM
-  provider: {{name: meshwarden-ext-authz}}
-  rules: [{{}}]
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {{name: meshwarden, namespace: {OURS}}}
-spec:
-  host: "*.{OURS}.svc.cluster.local"
-  trafficPolicy:
-    loadBalancer: {{simple: LEAST_REQUEST}}
-    connectionPool:
-      tcp: {{connectTimeout: 0.25s}}
-      http: {{http2MaxRequests: 4096}}
-    outlierDetection:
-      consecutiveGatewayErrors: 3
-      consecutive5xxErrors: 3
-      interval: 0.5s
-      baseEjectionTime: 1s
-      maxEjectionPercent: 50
-      minHealthPercent: 0
----
+_AT_ONCE = f"""
 apiVersion: networking.istio.io/v1alpha3
 kind: EnvoyFilter
-metadata: {{name: ratelimit, namespace: {SYSTEM}}}
+metadata: {{name: ejections-at-once, namespace: {SYSTEM}}}
 spec:
   workloadSelector: {{labels: {GATEWAY_LABELS}}}
   priority: 10
   configPatches:
-  - applyTo: HTTP_FILTER
-    match:
-      context: GATEWAY
-      listener:
-        filterChain:
-          filter:
-            name: envoy.filters.network.http_connection_manager
-            subFilter: {{name: envoy.filters.http.router}}
-    patch:
-      operation: INSERT_BEFORE
-      value:
-        name: envoy.filters.http.ratelimit
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
-          domain: quickstart
-          timeout: 0.15s
-          failure_mode_deny: false
-          enable_x_ratelimit_headers: DRAFT_VERSION_03
-          rate_limit_service:
-            transport_api_version: V3
-            grpc_service:
-              timeout: 0.15s
-              envoy_grpc:
-                cluster_name: outbound|8081||{_LIMITER}
-                authority: {_LIMITER}
   - applyTo: CLUSTER    # An ejection is in force at once, not with the updates of a whole second.
     match: {{context: GATEWAY}}
     patch: {{operation: MERGE, value: {{common_lb_config: {{update_merge_window: 0s}}}}}}
-  - applyTo: VIRTUAL_HOST
-    match: {{context: GATEWAY}}
-    patch: {{operation: MERGE, value: {{rate_limits: [{{actions: {_DECISION}}}]}}}}
 """
 
 
-def enforcement() -> list[dict[str, Any]]:
-    """Our Services, and what makes the gateway ask them."""
-    return [
-        namespace(OURS),
-        service("ext-authz", OURS, AUTHZ_LABELS, grpc=9001, http=9002),
-        service("ratelimit", OURS, LIMITER_LABELS, grpc=8081, http=8080),
-        *yaml.safe_load_all(_ENFORCEMENT),
-    ]
+def mesh_config() -> dict[str, Any]:
+    """What `istio/install` says, without mutual TLS, which needs a certificate for each proxy."""
+    values = yaml.safe_load((CHECKOUT / "istio/install/istiod-values.yaml").read_text())
+    found: dict[str, Any] = values["meshConfig"]
+    return {**found, "enableAutoMtls": False}
+
+
+def installation() -> list[dict[str, Any]]:
+    """What `istio/base` applies, without mutual TLS to our services, which have no sidecar here,
+    and without our own kinds: the services read a folder.
+    """
+    folder = CHECKOUT / "istio/base"
+    words = [str(tool("bin/kubectl")), "kustomize", str(folder)]
+    text = subprocess.run(words, capture_output=True, check=True, timeout=60).stdout
+    found = []
+    for document in yaml.safe_load_all(text):
+        if document["apiVersion"].startswith("meshwarden.io/"):
+            continue
+        if document["kind"] == "PeerAuthentication":
+            document["spec"]["mtls"]["mode"] = "DISABLE"
+        if document["kind"] == "DestinationRule":
+            document["spec"]["trafficPolicy"]["tls"]["mode"] = "DISABLE"
+        found.append(document)
+    return [*found, *yaml.safe_load_all(_AT_ONCE)]
 
 
 @dataclass
