@@ -39,12 +39,30 @@ class IstioMesh:
         self.api.apply(*map(dict, documents))
 
     def workload(
-        self, name: str, namespace: str, labels: Mapping[str, str], ports: Mapping[str, int]
+        self,
+        name: str,
+        namespace: str,
+        labels: Mapping[str, str],
+        ports: Mapping[str, int],
+        *,
+        account: str = "default",
     ) -> None:
         """A WorkloadEntry on loopback: an endpoint of the Services that select `labels`. `ports`
         is by the names of the Services' ports.
         """
-        self.apply(workload_entry(name, namespace, labels, ports))
+        self.apply(
+            {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "WorkloadEntry",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {
+                    "address": "127.0.0.1",
+                    "labels": dict(labels),
+                    "ports": dict(ports),
+                    "serviceAccount": account,
+                },
+            }
+        )
 
     @contextmanager
     def gateway(self, *, namespace: str = SYSTEM, sds_port: int = 0) -> Iterator[RunningEnvoy]:
@@ -113,17 +131,6 @@ def http_filters(envoy: RunningEnvoy, port: int) -> list[str]:
                     if "http_filters" in config:
                         return [part["name"] for part in config["http_filters"]]
     raise AssertionError(f"no HTTP listener on port {port}")
-
-
-def workload_entry(
-    name: str, namespace: str, labels: Mapping[str, str], ports: Mapping[str, int]
-) -> dict[str, Any]:
-    return {
-        "apiVersion": "networking.istio.io/v1",
-        "kind": "WorkloadEntry",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"address": "127.0.0.1", "labels": dict(labels), "ports": dict(ports)},
-    }
 
 
 def namespace(name: str, **labels: str) -> dict[str, Any]:

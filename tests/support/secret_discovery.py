@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
-from envoy_data_plane.envoy.config.core import v3 as core
-from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 
+from meshwarden.adapters.envoy.services_tls import core, tls
 from meshwarden.adapters.protobuf import message_class
 from tests.support.certificates import Authority, Issued
 

@@ -21,7 +21,7 @@ from tests.support.shop_mesh import (
     Shop,
     installation,
     mesh_config,
-    policy,
+    policies,
     shop_behind_a_gateway,
     workload_of_the_shop,
 )
@@ -39,7 +39,7 @@ def mesh() -> Iterator[IstioMesh]:
 def authorizer(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One replica of ext_authz."""
     folder = tmp_path_factory.mktemp("ext_authz")
-    with serving(folder, policy(), is_measured=False) as service:
+    with serving(folder, *policies(), is_measured=False) as service:
         service.keys(record(KEY))
         mesh.workload("ext-authz-a", OURS, AUTHZ_LABELS, {"grpc": service.grpc_port})
         yield service

@@ -36,6 +36,7 @@ OURS = "meshwarden-system"
 SHOP = "shop"
 HOST = "shop.example.com"
 ORDERS = f"orders.{SHOP}.svc.cluster.local"
+STOCK = f"stock.{SHOP}.svc.cluster.local"
 ORDERS_LABELS = {"app": "orders"}
 KEY, OTHER_KEY = make_key(bytes(32)), make_key(bytes(31) + b"\x01")
 RULES: tuple[Any, ...] = (
@@ -55,9 +56,17 @@ descriptors:
 """
 
 
-def policy(*more: Any) -> dict[str, Any]:
-    """Who may do what in the shop: callers show API keys."""
-    return access_policy(*RULES, *more, name="shop", hosts=[HOST], identify=[{"apiKey": {}}])
+def policies() -> list[dict[str, Any]]:
+    """Who may do what in the shop: callers from outside show API keys, those of the mesh are known
+    by their sidecars' certificates.
+    """
+    web = f"spiffe://cluster.local/ns/{SHOP}/sa/web"
+    identify = [{"spiffe": {"trustDomains": ["cluster.local"]}}]
+    reads = {"name": "web-reads", "methods": ["GET"], "paths": ["/stock"], "principals": [web]}
+    return [
+        access_policy(*RULES, name="shop", hosts=[HOST], identify=[{"apiKey": {}}]),
+        access_policy(reads, name="stock", hosts=[STOCK], identify=identify),
+    ]
 
 
 def service(name: str, place: str, selector: dict[str, str], **ports: int) -> dict[str, Any]:

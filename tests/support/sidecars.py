@@ -1,0 +1,82 @@
+"""The sidecars of workloads that stand on loopback, with certificates of the mesh's authority.
+
+There is no Pod whose traffic would be redirected, so a Sidecar object says on which port a
+workload's requests arrive, and where it finds the Services that it asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support.certificates import Authority
+from tests.support.envoy import RunningEnvoy
+from tests.support.istio_mesh import IstioMesh
+from tests.support.ports import free_port
+from tests.support.secret_discovery import serving_secrets, workload_certificate
+
+OURS = "meshwarden-system"
+
+
+@dataclass(frozen=True)
+class SidecarOf:
+    """A running sidecar: `port` takes the workload's requests, `outbound` is where it sends its
+    own: an address of loopback on which each Service has the port that it has in the mesh.
+    """
+
+    envoy: RunningEnvoy
+    port: int
+    outbound: str
+
+
+@contextmanager
+def running_sidecar(
+    mesh: IstioMesh,
+    authority: Authority,
+    name: str,
+    namespace: str,
+    *,
+    labels: dict[str, str],
+    workload_port: int,
+    asks: Sequence[tuple[str, int, str]] = (),
+    number: int,
+) -> Iterator[SidecarOf]:
+    """The sidecar of the ServiceAccount `name`, before the workload on `workload_port`. `asks` are
+    (host as Istio writes it, port, protocol) of Services; `number`, from 20, is this one's own.
+    """
+    port, outbound = free_port(), f"127.0.0.{number}"
+    ours = [(f"{OURS}/*", 9001, "GRPC"), (f"{OURS}/*", 8081, "GRPC")]
+    mesh.apply(
+        {
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "Sidecar",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "workloadSelector": {"labels": labels},
+                "ingress": [
+                    {
+                        "port": {"number": port, "protocol": "HTTP", "name": "http"},
+                        "bind": "127.0.0.1",
+                        "defaultEndpoint": f"127.0.0.1:{workload_port}",
+                    }
+                ],
+                "egress": [_listener(outbound, *asked) for asked in (*ours, *asks)],
+            },
+        }
+    )
+    with (
+        serving_secrets(workload_certificate(authority, namespace, name)) as secrets,
+        mesh.proxy("sidecar", name, namespace, labels, account=name, sds_port=secrets) as envoy,
+    ):
+        yield SidecarOf(envoy, port, outbound)
+
+
+def _listener(address: str, host: str, port: int, protocol: str) -> dict[str, Any]:
+    return {
+        "port": {"number": port, "protocol": protocol, "name": f"{protocol.lower()}-{port}"},
+        "bind": address,
+        "captureMode": "NONE",
+        "hosts": [host],
+    }
