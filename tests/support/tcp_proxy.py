@@ -10,11 +10,10 @@ BYTES_AT_ONCE = 64 << 10
 
 
 class TcpProxy:
-    """Passes bytes on between its own port and the server's; connections are counted."""
+    """Passes bytes on between its own port and the server's."""
 
     def __init__(self, port: int) -> None:
         self.port = 0
-        self.connection_count = 0
         self.answer_delay_seconds = 0.0
         self._target = port
         self._server: asyncio.Server | None = None
@@ -52,7 +51,6 @@ class TcpProxy:
         self.cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connection_count += 1
         self._writers.add(writer)
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
