@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +19,10 @@ MEASURED: list[str] = []
 
 LATE_SECONDS = 0.3
 """A call may end this much after its limit: the tests share two cores with a dozen servers."""
+
+REPLICA_LAG_SECONDS = 0.5
+"""What a master counted this long before its end, its replica has: on loopback some milliseconds
+do, but for the machine's stalls."""
 
 
 def count(key: str, hits: int = 1) -> ScriptCall:
@@ -55,6 +59,10 @@ class Traffic:
             named = dict(zip(self._keys, answers, strict=True))
             self.turns.append(Turn(began, loop.time() - began, named))
             await asyncio.sleep(PAUSE_SECONDS)
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether it has gone on for this long."""
+        return self.turns[-1].began - self.turns[0].began >= seconds
 
     @property
     def longest_seconds(self) -> float:
@@ -96,9 +104,35 @@ class Traffic:
             if isinstance(answer, int)
         )
 
+    def kept(self, *, before: float, after: float) -> Counter[str]:
+        """Of `counted`, what a failover may not lose: what was answered `REPLICA_LAG_SECONDS`
+        before it began, and what was asked when the new master was known.
+        """
+        return Counter(
+            key
+            for turn in self.turns
+            for key, answer in turn.answers.items()
+            if isinstance(answer, int)
+            and (turn.began + turn.seconds < before - REPLICA_LAG_SECONDS or turn.began > after)
+        )
+
     def tried(self) -> Counter[str]:
         """The hits of each key that were sent, or tried to be."""
         return Counter(key for turn in self.turns for key in turn.answers)
+
+
+@asynccontextmanager
+async def traffic_within(
+    seconds: float, connected: Callable[..., Redis], *, keys: Sequence[str], **settings: str
+) -> AsyncIterator[tuple[Redis, Traffic]]:
+    """Traffic on the Redis of these settings, for the length of the block, and for a second before
+    it; no call takes longer than `seconds`, its time limit.
+    """
+    redis = connected(time_limit_seconds=seconds, **settings)
+    async with traffic(redis, keys=keys) as going:
+        await until(lambda: going.lasts(2 * REPLICA_LAG_SECONDS), "traffic goes on for a while")
+        yield redis, going
+        assert going.longest_seconds < seconds + LATE_SECONDS
 
 
 @asynccontextmanager
