@@ -142,6 +142,16 @@ async def test_a_refused_response_names_every_fault_and_the_last_good_one_stays(
         assert followed.told == ["Accepted", "Refused", "Refused", "Accepted", "Unchanged"]
 
 
+async def test_what_cannot_be_read_at_all_is_told_first_and_alone(server: AdsServer):
+    rubbish = any_pb2.Any(type_url=TYPE_URL, value=b"\xff")
+    async with following(server.address):
+        told = (await sent(server, "v1", BAD, rubbish)).error_detail.message.splitlines()
+        assert len(told) == 1
+        assert "invalid wire-format data" in told[0]
+        told = (await sent(server, "v2", BAD)).error_detail.message.splitlines()
+        assert told == ["bad: descriptor has empty key"]
+
+
 async def test_a_refused_version_that_is_sent_again_is_not_refused_as_fast(
     server: AdsServer, capsys: pytest.CaptureFixture[str]
 ):
