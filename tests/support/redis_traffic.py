@@ -47,13 +47,14 @@ class Traffic:
 
     def __init__(self, redis: Redis, keys: Sequence[str]) -> None:
         self.turns: list[Turn] = []
+        self.ends = False
         self._redis = redis
         self._keys = keys
 
     async def go_on(self) -> None:
-        """Call for ever."""
+        """Call until `ends`; the last round is whole, so that no call is missing in `turns`."""
         loop = asyncio.get_running_loop()
-        while True:
+        while not self.ends:
             began = loop.time()
             answers = await self._redis.call_script(COUNT, [count(key) for key in self._keys])
             named = dict(zip(self._keys, answers, strict=True))
@@ -148,5 +149,5 @@ async def traffic(redis: Redis, *, keys: Sequence[str]) -> AsyncIterator[Traffic
         if task.done():
             task.result()
     finally:
-        task.cancel()
+        going.ends = True
         await asyncio.gather(task, return_exceptions=True)

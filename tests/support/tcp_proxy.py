@@ -18,6 +18,7 @@ class TcpProxy:
         self._target = port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None] | None] = set()
         self._passes = asyncio.Event()
         self._passes.set()
 
@@ -50,7 +51,14 @@ class TcpProxy:
             self._server = None
         self.cut()
 
+    async def end(self) -> None:
+        """Refuse, and return when nothing is passed on any more."""
+        self.release()
+        await self.refuse()
+        await asyncio.gather(*filter(None, self._serving), return_exceptions=True)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.add(asyncio.current_task())
         self._writers.add(writer)
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
@@ -95,5 +103,4 @@ async def running_proxy(port: int) -> AsyncIterator[TcpProxy]:
     try:
         yield proxy
     finally:
-        proxy.release()
-        await proxy.refuse()
+        await proxy.end()
