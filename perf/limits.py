@@ -32,10 +32,9 @@ import grpc
 from perf.gateway import cpu_seconds
 from perf.result import write
 from tests.support.limit_service import METHOD, Request, Response
-from tests.support.ports import free_ports, is_listening
-from tests.support.processes import running
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.reference_ratelimit import reference_program
+from tests.support.side_by_side import started
 
 ROUNDS = 3
 SECONDS = 3
@@ -133,9 +132,15 @@ def _systems(folder: Path, redis: RedisServer, stack: ExitStack) -> Iterator[Sys
         "LOG_LEVEL": "error",
     }
     yield stack.enter_context(
-        _running("envoyproxy/ratelimit", [str(reference_program("service_cmd"))], reference)
+        _running("envoyproxy/ratelimit", [reference_program("service_cmd")], reference)
     )
-    ours = [sys.executable, "-m", "ratelimit_service", "--configuration.folder", str(limits)]
+    ours: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "ratelimit_service",
+        "--configuration.folder",
+        str(limits),
+    ]
     ours += ["--log.level", "warning"]
     on_redis = ["--store.kind", "redis", "--redis.url", redis.url, "--redis.time-limit-seconds"]
     for name, options in (
@@ -147,20 +152,12 @@ def _systems(folder: Path, redis: RedisServer, stack: ExitStack) -> Iterator[Sys
 
 
 @contextmanager
-def _running(name: str, command: list[str], environment: Mapping[str, str]) -> Iterator[System]:
-    grpc_port, http, debug, streaming = free_ports(4)
-    ports = {
-        "HOST": "127.0.0.1",
-        "GRPC_HOST": "127.0.0.1",
-        "DEBUG_HOST": "127.0.0.1",
-        "GRPC_PORT": str(grpc_port),
-        "PORT": str(http),
-        "DEBUG_PORT": str(debug),
-        "RATELIMIT_GRPC__STREAMING_PORT": str(streaming),
-    }
-    with running(command, environment={**environment, **ports}) as process:
-        process.wait_until(lambda: is_listening(grpc_port), f"{name} listens")
-        yield System(name, grpc_port, process.pid)
+def _running(
+    name: str, command: list[str | Path], environment: Mapping[str, str]
+) -> Iterator[System]:
+    on_loopback = dict.fromkeys(("HOST", "GRPC_HOST", "DEBUG_HOST"), "127.0.0.1")
+    with started(command, {**environment, **on_loopback}) as side:
+        yield System(name, side.grpc_port, side.process.pid)
 
 
 def _cases(folder: Path) -> Iterator[Case]:

@@ -63,7 +63,7 @@ class Redis(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close the connections; calls under way end with an exception."""
+        """Close the connections; calls under way are still answered."""
         ...
 
     def connections(self) -> Mapping[str, int]:

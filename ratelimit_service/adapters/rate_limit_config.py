@@ -128,9 +128,9 @@ def compile_discovered(
     bundle: Bundle, *, merges_domains: bool = False, options: Options | None = None
 ) -> Rules:
     """The rules that a bundle of `bundle_of` describes. Raises `InvalidInput` with all that is
-    wrong in it.
+    wrong in its files; for what is unreadable `SnapshotHolder` refuses it before.
     """
-    problems = list(bundle.unreadable)
+    problems: list[Problem] = []
     specs: list[DomainSpec] = []
     for content in bundle.files.values():
         try:

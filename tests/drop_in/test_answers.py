@@ -141,7 +141,7 @@ def _same_statistics(pair: Pair, environment: dict[str, str], retold: set[str]) 
         }
 
     def both() -> tuple[dict[str, int], dict[str, int]]:
-        theirs, ours = (dict(side.statsd.counters) for side in (pair.theirs, pair.ours))
+        theirs, ours = (dict(side.statsd.counters()) for side in (pair.theirs, pair.ours))
         return counters(theirs), counters(ours)
 
     def are_the_same() -> bool:

@@ -30,7 +30,7 @@ def test_a_broken_file_changes_nothing_and_a_good_one_is_followed(
         assert _per_unit(pair) == [11, 11]
         file.write_text("domain: d\nwrong: 1\n")
         name = "ratelimit.service.config_load_error"
-        wait_until(lambda: pair.theirs.statsd.counters[name], "the reference has refused it")
+        wait_until(lambda: pair.theirs.statsd.counters()[name], "the reference has refused it")
         wait_until(lambda: f"{name}: 1" in pair.ours.lines("/stats"), "so have we")
         assert "unknown key 'wrong'" in pair.theirs.process.errors
         assert "unknown key 'wrong'" in pair.ours.process.output

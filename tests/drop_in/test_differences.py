@@ -119,8 +119,8 @@ def test_the_page_of_statistics_shows_them(pair: Pair):
 def test_an_unlimited_limit_has_statistics(pair: Pair):
     assert _codes(pair, request_of("d", [("free", "x")])) == ("OK", "OK")
     name = "ratelimit.service.rate_limit.d.free.total_hits"
-    wait_until(lambda: pair.ours.statsd.counters[name] == 1, "ours counts it")
-    assert not pair.theirs.statsd.counters[name]
+    wait_until(lambda: pair.ours.statsd.counters()[name] == 1, "ours counts it")
+    assert not pair.theirs.statsd.counters()[name]
 
 
 def test_looking_creates_no_counter(pair: Pair, redis: RedisServer):
@@ -197,7 +197,7 @@ def test_what_is_left_out_is_not_counted_as_within_the_limit_and_a_raised_limit_
         assert _codes(both, over) == ("OK", "OK")
         assert _codes(both, over) == ("OVER_LIMIT", "OVER_LIMIT")
         name = "ratelimit.service.rate_limit.left.five.within_limit"
-        wait_until(lambda: both.theirs.statsd.counters[name] == 2, "the reference counts both")
+        wait_until(lambda: both.theirs.statsd.counters()[name] == 2, "the reference counts both")
         assert f"{name}: 1" in both.ours.lines("/stats")
         file.write_text(file.read_text().replace("per_unit: 1}", "per_unit: 9}"))
         raised = "left.a: unit=YEAR requests_per_unit=9, shadow_mode: false, quota_mode: false"

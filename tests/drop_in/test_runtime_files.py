@@ -6,18 +6,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx2
 import pytest
 
-from tests.support.ports import free_ports
-from tests.support.processes import running
-from tests.support.redis_server import RedisServer, running_redis
+from tests.support.redis_server import RedisServer
 from tests.support.reference_ratelimit import reference_program
+from tests.support.side_by_side import drop_in_environment, started
 
 OURS = Path(sys.executable)
 LIMITED = "domain: %s\ndescriptors: [{key: k, rate_limit: {unit: day, requests_per_unit: 1}}]"
@@ -28,12 +24,6 @@ class Shown(NamedTuple):
 
     healthcheck: tuple[int, str]
     limits: list[str]
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -69,47 +59,29 @@ def _put(path: Path, text: str) -> None:
     ids=str,
 )
 def test_both_load_the_same_files_and_are_healthy_alike(
-    store: RedisServer, folder: Path, root: str, variables: dict[str, str]
+    redis: RedisServer, folder: Path, root: str, variables: dict[str, str]
 ):
-    environment = {
-        **dict.fromkeys(("HOST", "GRPC_HOST", "DEBUG_HOST"), "127.0.0.1"),
-        "REDIS_SOCKET_TYPE": "tcp",
-        "REDIS_URL": f"127.0.0.1:{store.port}",
-        "RUNTIME_ROOT": str(folder / root),
-        "RUNTIME_SUBDIRECTORY": "sub",
-        "USE_STATSD": "false",
-        "RATELIMIT_GRPC__STREAMING_PORT": "0",
-        **variables,
-    }
+    environment = drop_in_environment(
+        folder / root,
+        redis,
+        **{
+            "RUNTIME_SUBDIRECTORY": "sub",
+            "RUNTIME_WATCH_ROOT": "",
+            "USE_STATSD": "false",
+            **variables,
+        },
+    )
     programs = reference_program("service_cmd"), OURS.with_name("ratelimit")
-    with ExitStack() as stack:
-        shown, started = [], []
-        for program in programs:
-            http, grpc, debug = free_ports(3)
-            own = {"PORT": str(http), "GRPC_PORT": str(grpc), "DEBUG_PORT": str(debug)}
-            process = stack.enter_context(running([program], environment={**environment, **own}))
-            started.append((process, http, debug))
-        for process, http, debug in started:
-            pages = f"http://127.0.0.1:{http}/healthcheck", f"http://127.0.0.1:{debug}/rlconfig"
-            process.wait_until(lambda pages=pages: _answers(*pages), "its ports are open")
-            expected = 500 if "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED" in variables else 200
-            process.wait_until(
-                lambda pages=pages, expected=expected: httpx2.get(pages[0]).status_code == expected,
-                f"it answers {expected}",
-            )
-            health, limits = (httpx2.get(page) for page in pages)
-            shown.append(Shown((health.status_code, health.text), sorted(limits.text.splitlines())))
-        assert shown[0] == shown[1]
-        assert bool(shown[0].limits) == (root == "current")
-        for process, _, _ in started:
-            assert process.stop() == 0
-
-
-def _answers(*pages: str) -> bool:
-    try:
-        return all(httpx2.get(page) for page in pages)
-    except httpx2.TransportError:
-        return False
+    expected = 500 if "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED" in variables else 200
+    shown = []
+    for program in programs:
+        with started([program], environment) as side:
+            side.wait_until_status("/healthcheck", expected)
+            health = side.http.get("/healthcheck")
+            shown.append(Shown((health.status_code, health.text), side.lines("/rlconfig")))
+            assert side.process.stop() == 0
+    assert shown[0] == shown[1]
+    assert bool(shown[0].limits) == (root == "current")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,9 @@ unlimited rules, which have no statistics there.
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,12 +21,18 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.limit_service import METHOD, Request
-from tests.support.line_listener import LineListener, listening
-from tests.support.ports import free_ports, is_listening
-from tests.support.processes import running, wait_until
-from tests.support.redis_server import RedisServer, running_redis
-from tests.support.reference_ratelimit import reference_program
+from tests.support.limit_service import Request
+from tests.support.line_listener import LineListener
+from tests.support.processes import wait_until
+from tests.support.redis_server import RedisServer
+from tests.support.side_by_side import (
+    Pair,
+    Side,
+    drop_in_environment,
+    limits_folder,
+    running_ours,
+    running_reference,
+)
 
 LIMITS = r"""
 domain: dom
@@ -82,22 +86,6 @@ GO_ALONE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of the two, running: where it is asked, its listener and its Prometheus page."""
-
-    grpc_port: int
-    listener: LineListener
-    page: str
-    debug: str
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
 def history(seed: int, *, steps: int = 300, with_overrides: bool = True) -> list[Any]:
     """Random requests: all ways through the limits, overrides, hits, and requests that are none."""
     random = Random(seed)  # noqa: S311 - the same ones again
@@ -119,68 +107,24 @@ def history(seed: int, *, steps: int = 300, with_overrides: bool = True) -> list
 
 
 @contextmanager
-def both(root: Path, redis: RedisServer, **variables: str) -> Iterator[tuple[Side, Side]]:
-    """The reference and ours, with the same environment and counters of their own."""
-    folder = root / "ratelimit" / "config"
-    folder.mkdir(parents=True)
-    (folder / "limits.yaml").write_text(LIMITS)
-    environment = {
-        "RUNTIME_ROOT": str(root),
-        "RUNTIME_SUBDIRECTORY": "ratelimit",
-        "RUNTIME_WATCH_ROOT": "false",
-        "REDIS_SOCKET_TYPE": "tcp",
-        "REDIS_URL": f"127.0.0.1:{redis.port}",
-        "REDIS_TIMEOUT": "5s",
-        **dict.fromkeys(("HOST", "GRPC_HOST", "DEBUG_HOST", "STATSD_HOST"), "127.0.0.1"),
-        "USE_STATSD": "false",
-        "STATS_FLUSH_INTERVAL": "100ms",
-        **variables,
-    }
-    protocol = "udp" if "USE_DOG_STATSD" in variables else "tcp"
-    commands = ([reference_program("service_cmd")], [sys.executable, "-m", "ratelimit_service"])
-    with ExitStack() as stack:
-        sides = []
-        for number, command in enumerate(commands):
-            listener = stack.enter_context(listening(protocol))
-            http, grpc_port, debug, streaming, page = free_ports(5)
-            own = {
-                "PORT": str(http),
-                "GRPC_PORT": str(grpc_port),
-                "DEBUG_PORT": str(debug),
-                "RATELIMIT_GRPC__STREAMING_PORT": str(streaming),
-                "STATSD_PORT": str(listener.port),
-                "PROMETHEUS_ADDR": f"127.0.0.1:{page}",
-                "CACHE_KEY_PREFIX": f"{root.name}{number}:",
-            }
-            process = stack.enter_context(running(command, environment={**environment, **own}))
-            side = Side(
-                grpc_port,
-                listener,
-                f"http://127.0.0.1:{page}/metrics",
-                f"http://127.0.0.1:{debug}",
-            )
-            health = f"http://127.0.0.1:{http}/healthcheck"
-            process.wait_until(
-                lambda url=health, port=http: (
-                    is_listening(port)  # type: ignore[misc]
-                    and httpx2.get(url).status_code == 200
-                ),
-                "it is ready",
-            )
-            sides.append(side)
-        yield sides[0], sides[1]
+def both(root: Path, redis: RedisServer, **variables: str) -> Iterator[Pair]:
+    """The reference and ours with `LIMITS`, the same environment and counters of their own."""
+    (limits_folder(root) / "limits.yaml").write_text(LIMITS)
+    environment = drop_in_environment(root, redis, **{"USE_STATSD": "false", **variables})
+    theirs, ours = ({"CACHE_KEY_PREFIX": f"{root.name}{number}:"} for number in range(2))
+    with (
+        running_reference({**environment, **theirs}) as reference,
+        running_ours({**environment, **ours}) as service,
+    ):
+        for side in (reference, service):
+            side.wait_until_ready("/healthcheck")
+        yield Pair(reference, service, limits_folder(root))
 
 
 def ask(side: Side, requests: list[Any]) -> int:
     """Send `requests` one after the other; how many were answered with an error."""
-    failed = 0
+    failed = sum("error" in side.ask(request) for request in requests)
     with grpc.insecure_channel(f"127.0.0.1:{side.grpc_port}") as channel:
-        call = channel.unary_unary(METHOD)
-        for request in requests:
-            try:
-                call(request.SerializeToString(), timeout=10)
-            except grpc.RpcError:
-                failed += 1
         channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
     return failed
 
@@ -203,7 +147,7 @@ def pushed(listener: LineListener) -> Counter[str]:
 
 def shown(side: Side) -> Mapping[str, float]:
     """The samples of the Prometheus page, save how long calls took."""
-    text = httpx2.get(side.page).text
+    text = httpx2.get(side.prometheus).text
     found = {}
     # The parser would add `_total` to the names of counters.
     for family in text_string_to_metric_families(re.sub(" counter\n", " gauge\n", text)):
@@ -216,9 +160,9 @@ def shown(side: Side) -> Mapping[str, float]:
     return found
 
 
-def require_equal(read: Callable[[Side], Mapping[str, float]], sides: tuple[Side, Side]) -> None:
+def require_equal(read: Callable[[Side], Mapping[str, float]], pair: Pair) -> None:
     """Fail, showing what differs, unless both come to say the same."""
-    theirs, ours = sides
+    theirs, ours = pair.theirs, pair.ours
     with suppress(AssertionError):
         wait_until(lambda: read(theirs) == read(ours), "both say the same", limit_seconds=5)
     found, wanted = read(ours), read(theirs)
@@ -243,9 +187,9 @@ def test_every_line_that_is_sent_is_the_same(
 ):
     # What the cache knows of a counter by an override, the reference takes for the limit, too.
     requests = history(1, with_overrides=further != CACHE)
-    with both(tmp_path, redis, **{switch: "true"}, **further) as sides:
-        assert len({ask(side, requests) for side in sides}) == 1
-        require_equal(lambda side: pushed(side.listener), sides)
+    with both(tmp_path, redis, **{switch: "true"}, **further) as pair:
+        assert ask(pair.theirs, requests) == ask(pair.ours, requests)
+        require_equal(lambda side: pushed(side.statsd), pair)
 
 
 @pytest.mark.parametrize("further", ["", "mapper", "tags"])
@@ -259,6 +203,6 @@ def test_every_sample_of_the_prometheus_page_is_the_same(
     if further == "tags":
         variables["EXTRA_TAGS"] = "zone:eu.1"
     requests = history(2)
-    with both(tmp_path, redis, **variables) as sides:
-        assert len({ask(side, requests) for side in sides}) == 1
-        require_equal(shown, sides)
+    with both(tmp_path, redis, **variables) as pair:
+        assert ask(pair.theirs, requests) == ask(pair.ours, requests)
+        require_equal(shown, pair)

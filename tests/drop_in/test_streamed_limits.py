@@ -46,7 +46,7 @@ class Streamed:
     def loads(self) -> dict[str, int]:
         """How often a configuration was taken and refused, as statsd was told."""
         names = (f"ratelimit.service.{name}" for name in _COUNTERS)
-        return {name: int(self.side.statsd.counters.get(name, 0)) for name in names}
+        return {name: int(self.side.statsd.counters().get(name, 0)) for name in names}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from tests.support.ads_server import AdsServer, ads_server, config, limited
 from tests.support.certificates import Authority
 from tests.support.ports import free_port
 from tests.support.processes import PAUSE_SECONDS, until
-from tests.support.stalled_relay import stalled_relay
+from tests.support.tcp_proxy import running_proxy
 
 GOOD = config("good", "domain", limited("one"))
 BAD = config("bad", "domain", {"key": ""})
@@ -142,6 +142,16 @@ async def test_a_refused_response_names_every_fault_and_the_last_good_one_stays(
         assert followed.told == ["Accepted", "Refused", "Refused", "Accepted", "Unchanged"]
 
 
+async def test_what_cannot_be_read_at_all_is_told_first_and_alone(server: AdsServer):
+    rubbish = any_pb2.Any(type_url=TYPE_URL, value=b"\xff")
+    async with following(server.address):
+        told = (await sent(server, "v1", BAD, rubbish)).error_detail.message.splitlines()
+        assert len(told) == 1
+        assert "invalid wire-format data" in told[0]
+        told = (await sent(server, "v2", BAD)).error_detail.message.splitlines()
+        assert told == ["bad: descriptor has empty key"]
+
+
 async def test_a_refused_version_that_is_sent_again_is_not_refused_as_fast(
     server: AdsServer, capsys: pytest.CaptureFixture[str]
 ):
@@ -252,30 +262,30 @@ async def test_a_server_that_goes_and_comes_is_found_again_and_the_last_good_one
             assert (first.version_info, first.response_nonce) == ("v1", "")
 
 
-async def test_a_server_that_hangs_is_given_up():
+async def test_a_server_that_hangs_is_given_up(server: AdsServer):
     """It takes the connection and says nothing: first at the start, then after a configuration."""
-    with ads_server() as server, stalled_relay(server.port) as relay:
-        relay.stall()
+    async with running_proxy(server.port) as proxy:
+        proxy.hold()
         async with following(
-            f"127.0.0.1:{relay.port}",
+            f"127.0.0.1:{proxy.port}",
             connect_time_limit_seconds=0.5,
             keepalive_interval_seconds=1,
             keepalive_time_limit_seconds=1,
         ) as followed:
             await followed.fails("no connection within 0.5 s")
-            relay.resume()
+            proxy.release()
             await sent(server, "v1", GOOD)
             assert followed.failure == ""
-            relay.stall()
+            proxy.hold()
             await until(lambda: followed.failure, "the silence is noticed")
             assert followed.domains == ["domain"]
 
 
 async def test_following_ends_at_once_whatever_it_waits_for(server: AdsServer):
     """SIGTERM cancels it: while it is connected, and while it can't connect."""
-    with stalled_relay(server.port) as relay:
-        relay.stall()
-        for address in (server.address, f"127.0.0.1:{relay.port}"):
+    async with running_proxy(server.port) as proxy:
+        proxy.hold()
+        for address in (server.address, f"127.0.0.1:{proxy.port}"):
             async with following(address):
                 await until(lambda: server.streams, "the first is connected")
                 began = time.monotonic()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from redis import exceptions
 
 from meshwarden.adapters.redis_cluster_map import REFRESH_PAUSE_SECONDS
 from meshwarden.adapters.redis_slots import slot_of
+from meshwarden.adapters.redis_topology import Redis
 from tests.stores.conftest import Connect
 from tests.support.processes import until
 from tests.support.redis_cluster import MASTERS, RedisCluster
-from tests.support.redis_traffic import COUNT, LATE_SECONDS, Traffic, count, traffic
+from tests.support.redis_traffic import COUNT, LATE_SECONDS, Traffic, count, traffic_within
 
 LIMIT_SECONDS = 0.2
 """More than the default: every server has to make it, on two busy cores."""
@@ -24,6 +27,13 @@ KEYS = [f"key{number}" for number in range(30)]
 def keys_of(cluster: RedisCluster, place: int) -> set[str]:
     """Of `KEYS`, those that the server at `place` counts."""
     return {key for key in KEYS if cluster.master_of(key) == place}
+
+
+def on_a_cluster(
+    cluster: RedisCluster, connected: Connect, *, keys: Sequence[str] = KEYS
+) -> AbstractAsyncContextManager[tuple[Redis, Traffic]]:
+    """Traffic on the slots of these keys."""
+    return traffic_within(LIMIT_SECONDS, connected, keys=keys, type="cluster", url=cluster.url)
 
 
 def failed(going: Traffic) -> set[str]:
@@ -44,20 +54,24 @@ async def until_replaced(cluster: RedisCluster, place: int) -> None:
 async def test_a_master_that_dies_fails_its_own_slots_until_its_replica_takes_over(
     cluster: RedisCluster, connected: Connect
 ):
-    redis = connected(type="cluster", url=cluster.url, time_limit_seconds=LIMIT_SECONDS)
+    """And of what was told to be counted only the hits of its last moments are lost."""
     place = cluster.master_of(KEYS[0])
     own = keys_of(cluster, place)
-    async with traffic(redis, keys=KEYS) as going:
+    async with on_a_cluster(cluster, connected) as (_, going):
         began = time.monotonic()
         asked = topology_reads(cluster, without=place)
         cluster.servers[place].kill()
+        dead = time.monotonic()
         await until_replaced(cluster, place)
         await going.recovery_seconds("cluster: master killed", since=began)
-        assert going.longest_seconds < LIMIT_SECONDS + LATE_SECONDS
         assert failed(going) == own
         reads = topology_reads(cluster, without=place) - asked
         # Each refresh asks three servers, and no more often than its pause allows.
         assert reads <= 3 * (1 + (time.monotonic() - began) / REFRESH_PAUSE_SECONDS)
+    kept, tried = going.kept(before=began, after=dead), going.tried()
+    new = cluster.servers[(place + MASTERS) % (2 * MASTERS)]
+    for key in own:
+        assert 0 < kept[key] <= int(new.ask("GET", key)) <= tried[key]
 
 
 def topology_reads(cluster: RedisCluster, *, without: int) -> int:
@@ -72,10 +86,9 @@ def topology_reads(cluster: RedisCluster, *, without: int) -> int:
 async def test_a_stuck_master_holds_up_nobody_elses_slots(
     cluster: RedisCluster, connected: Connect
 ):
-    redis = connected(type="cluster", url=cluster.url, time_limit_seconds=LIMIT_SECONDS)
     place = cluster.master_of(KEYS[0])
     own = keys_of(cluster, place)
-    async with traffic(redis, keys=KEYS) as going:
+    async with on_a_cluster(cluster, connected) as (_, going):
         began = time.monotonic()
         cluster.servers[place].pause()
         try:
@@ -83,7 +96,6 @@ async def test_a_stuck_master_holds_up_nobody_elses_slots(
             await going.recovery_seconds("cluster: master paused", since=began)
         finally:
             cluster.servers[place].resume()
-        assert going.longest_seconds < LIMIT_SECONDS + LATE_SECONDS
         assert failed(going) == own
         slow = [turn for turn in going.turns if turn.seconds > LIMIT_SECONDS * 0.9]
         assert len(slow) <= 2, "a silent server is waited for once, and then probed aside"
@@ -95,8 +107,7 @@ async def test_a_stuck_master_holds_up_nobody_elses_slots(
 async def test_a_pause_that_is_no_failover_ends_when_the_server_answers(
     cluster: RedisCluster, connected: Connect
 ):
-    redis = connected(type="cluster", url=cluster.url, time_limit_seconds=LIMIT_SECONDS)
-    async with traffic(redis, keys=KEYS) as going:
+    async with on_a_cluster(cluster, connected) as (redis, going):
         place = cluster.master_of(KEYS[0])
         cluster.servers[place].pause()
         await going.failing("calls fail")
@@ -111,9 +122,8 @@ async def test_a_slot_that_moves_under_traffic_loses_no_call(
     cluster: RedisCluster, connected: Connect
 ):
     """First ASK, key by key, then MOVED; every hit is counted exactly once."""
-    redis = connected(type="cluster", url=cluster.url, time_limit_seconds=LIMIT_SECONDS)
     there, elsewhere = "{moving}there", "{moving}new"
-    async with traffic(redis, keys=[there, *KEYS]) as going:
+    async with on_a_cluster(cluster, connected, keys=[there, *KEYS]) as (redis, going):
         place = cluster.master_of(there)
         slot = slot_of(there)
         source = cluster.servers[place]
@@ -174,10 +184,9 @@ async def test_several_keys_of_a_slot_that_is_parted_are_refused_and_not_counted
 async def test_slots_without_a_server_fail_their_own_calls_alone(
     cluster: RedisCluster, connected: Connect
 ):
-    redis = connected(type="cluster", url=cluster.url, time_limit_seconds=LIMIT_SECONDS)
     place = cluster.master_of(KEYS[0])
     own = keys_of(cluster, place)
-    async with traffic(redis, keys=KEYS) as going:
+    async with on_a_cluster(cluster, connected) as (redis, going):
         pair = (place, (place + MASTERS) % (2 * MASTERS))
         for at in reversed(pair):
             cluster.servers[at].kill()
@@ -189,20 +198,17 @@ async def test_slots_without_a_server_fail_their_own_calls_alone(
             await redis.ping()
         await asyncio.to_thread(cluster.settle)
         await going.recovery_seconds("cluster: a pair was gone", since=time.monotonic())
-        assert going.longest_seconds < LIMIT_SECONDS + LATE_SECONDS
 
 
 async def test_a_cluster_that_was_gone_as_a_whole_is_found_again(
     cluster: RedisCluster, connected: Connect
 ):
-    redis = connected(type="cluster", url=cluster.url, time_limit_seconds=LIMIT_SECONDS)
-    async with traffic(redis, keys=KEYS) as going:
+    async with on_a_cluster(cluster, connected) as (_, going):
         for server in cluster.servers:
             server.kill()
         await going.failing("all calls fail")
         await asyncio.to_thread(cluster.settle)
         await going.recovery_seconds("cluster: all killed and started", since=time.monotonic())
-        assert going.longest_seconds < LIMIT_SECONDS + LATE_SECONDS
 
 
 async def test_one_address_that_answers_is_enough_to_begin(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -17,6 +17,10 @@ COUNT = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
 LATE_SECONDS = 0.3
 """A call may end this much after its limit: the tests share two cores with a dozen servers."""
+
+REPLICA_LAG_SECONDS = 0.5
+"""What a master counted this long before its end, its replica has: on loopback some milliseconds
+do, but for the machine's stalls."""
 
 
 def count(key: str, hits: int = 1) -> ScriptCall:
@@ -41,18 +45,23 @@ class Traffic:
 
     def __init__(self, redis: Redis, keys: Sequence[str]) -> None:
         self.turns: list[Turn] = []
+        self.ends = False
         self._redis = redis
         self._keys = keys
 
     async def go_on(self) -> None:
-        """Call for ever."""
+        """Call until `ends`; the last round is whole, so that no call is missing in `turns`."""
         loop = asyncio.get_running_loop()
-        while True:
+        while not self.ends:
             began = loop.time()
             answers = await self._redis.call_script(COUNT, [count(key) for key in self._keys])
             named = dict(zip(self._keys, answers, strict=True))
             self.turns.append(Turn(began, loop.time() - began, named))
             await asyncio.sleep(PAUSE_SECONDS)
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether it has gone on for this long."""
+        return self.turns[-1].began - self.turns[0].began >= seconds
 
     @property
     def longest_seconds(self) -> float:
@@ -94,9 +103,35 @@ class Traffic:
             if isinstance(answer, int)
         )
 
+    def kept(self, *, before: float, after: float) -> Counter[str]:
+        """Of `counted`, what a failover may not lose: what was answered `REPLICA_LAG_SECONDS`
+        before it began, and what was asked when the new master was known.
+        """
+        return Counter(
+            key
+            for turn in self.turns
+            for key, answer in turn.answers.items()
+            if isinstance(answer, int)
+            and (turn.began + turn.seconds < before - REPLICA_LAG_SECONDS or turn.began > after)
+        )
+
     def tried(self) -> Counter[str]:
         """The hits of each key that were sent, or tried to be."""
         return Counter(key for turn in self.turns for key in turn.answers)
+
+
+@asynccontextmanager
+async def traffic_within(
+    seconds: float, connected: Callable[..., Redis], *, keys: Sequence[str], **settings: str
+) -> AsyncIterator[tuple[Redis, Traffic]]:
+    """Traffic on the Redis of these settings, for the length of the block, and for a second before
+    it; no call takes longer than `seconds`, its time limit.
+    """
+    redis = connected(time_limit_seconds=seconds, **settings)
+    async with traffic(redis, keys=keys) as going:
+        await until(lambda: going.lasts(2 * REPLICA_LAG_SECONDS), "traffic goes on for a while")
+        yield redis, going
+        assert going.longest_seconds < seconds + LATE_SECONDS
 
 
 @asynccontextmanager
@@ -112,5 +147,5 @@ async def traffic(redis: Redis, *, keys: Sequence[str]) -> AsyncIterator[Traffic
         if task.done():
             task.result()
     finally:
-        task.cancel()
+        going.ends = True
         await asyncio.gather(task, return_exceptions=True)

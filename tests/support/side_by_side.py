@@ -20,11 +20,11 @@ from google.protobuf import json_format
 
 from meshwarden.adapters.protobuf import pool
 from tests.support.limit_service import METHOD, Request, Response
+from tests.support.line_listener import LineListener, listening
 from tests.support.ports import free_ports, is_listening
 from tests.support.processes import Running, running
 from tests.support.redis_server import RedisServer
 from tests.support.reference_ratelimit import reference_program
-from tests.support.statsd_listener import StatsdListener, listening_statsd
 
 Answer = dict[str, Any]
 """Of gRPC: `answer`, or `error` (code and text). Of /json: `status`, `answer` or `body`."""
@@ -50,7 +50,8 @@ class Side:
     call: Callable[..., bytes]
     http: httpx2.Client
     debug: httpx2.Client
-    statsd: StatsdListener
+    statsd: LineListener
+    prometheus: str
     grpc_port: int
 
     def ask(self, request: Any) -> Answer:
@@ -74,14 +75,18 @@ class Side:
 
     def wait_until_ready(self, page: str) -> None:
         """Return when `page` of the HTTP port answers 200."""
+        self.wait_until_status(page, 200)
 
-        def is_ready() -> bool:
+    def wait_until_status(self, page: str, status: int) -> None:
+        """Return when `page` of the HTTP port answers with this status."""
+
+        def is_answered() -> bool:
             try:
-                return self.http.get(page).status_code == 200
+                return self.http.get(page).status_code == status
             except httpx2.TransportError:
                 return False
 
-        self.process.wait_until(is_ready, f"{page} says that it is ready")
+        self.process.wait_until(is_answered, f"{page} answers {status}")
 
     def lines(self, path: str) -> list[str]:
         """The lines of a page of the debug port, sorted: the reference's have no order."""
@@ -148,24 +153,33 @@ def side_by_side(
 @contextmanager
 def running_reference(environment: Mapping[str, str]) -> Iterator[Side]:
     """The reference; its ports are open, its configuration may not be loaded yet."""
-    with _running([str(reference_program("service_cmd"))], environment) as side:
+    with started([reference_program("service_cmd")], environment) as side:
         yield side
 
 
 @contextmanager
 def running_ours(environment: Mapping[str, str]) -> Iterator[Side]:
     """Our service, likewise."""
-    own = {"RATELIMIT_GRPC__STREAMING_PORT": str(free_ports(1)[0])}
-    with _running([sys.executable, "-m", "ratelimit_service"], {**environment, **own}) as side:
+    with started([sys.executable, "-m", "ratelimit_service"], environment) as side:
         yield side
 
 
 @contextmanager
-def _running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Side]:
-    ports = dict(zip(("PORT", "GRPC_PORT", "DEBUG_PORT"), free_ports(3), strict=True))
+def started(command: Sequence[str | Path], environment: Mapping[str, str]) -> Iterator[Side]:
+    """`command`, which is one of the two, with ports and a statsd server of its own; its ports are
+    open.
+    """
+    names = ("PORT", "GRPC_PORT", "DEBUG_PORT")
+    *given, streaming, page = free_ports(len(names) + 2)
+    ports = dict(zip(names, given, strict=True))
     with ExitStack() as stack:
-        statsd = stack.enter_context(listening_statsd())
-        own = {"STATSD_PORT": str(statsd.port), **{name: str(port) for name, port in ports.items()}}
+        statsd = stack.enter_context(listening("udp" if "USE_DOG_STATSD" in environment else "tcp"))
+        own = {
+            **{name: str(port) for name, port in ports.items()},
+            "RATELIMIT_GRPC__STREAMING_PORT": str(streaming),
+            "PROMETHEUS_ADDR": f"127.0.0.1:{page}",
+            "STATSD_PORT": str(statsd.port),
+        }
         process = stack.enter_context(running(command, environment={**environment, **own}))
         for name, port in ports.items():
             process.wait_until(lambda p=port: is_listening(p), f"{name} is open")  # type: ignore[misc]
@@ -173,8 +187,15 @@ def _running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator
             stack.enter_context(_http_client(ports[name])) for name in ("PORT", "DEBUG_PORT")
         )
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{ports['GRPC_PORT']}"))
-        call = channel.unary_unary(METHOD)
-        yield Side(process, call, http, debug, statsd, ports["GRPC_PORT"])
+        yield Side(
+            process=process,
+            call=channel.unary_unary(METHOD),
+            http=http,
+            debug=debug,
+            statsd=statsd,
+            prometheus=f"http://127.0.0.1:{page}/metrics",
+            grpc_port=ports["GRPC_PORT"],
+        )
 
 
 def _http_client(port: int) -> httpx2.Client:

@@ -10,15 +10,15 @@ BYTES_AT_ONCE = 64 << 10
 
 
 class TcpProxy:
-    """Passes bytes on between its own port and the server's; connections are counted."""
+    """Passes bytes on between its own port and the server's."""
 
     def __init__(self, port: int) -> None:
         self.port = 0
-        self.connection_count = 0
         self.answer_delay_seconds = 0.0
         self._target = port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None] | None] = set()
         self._passes = asyncio.Event()
         self._passes.set()
 
@@ -51,8 +51,14 @@ class TcpProxy:
             self._server = None
         self.cut()
 
+    async def end(self) -> None:
+        """Refuse, and return when nothing is passed on any more."""
+        self.release()
+        await self.refuse()
+        await asyncio.gather(*filter(None, self._serving), return_exceptions=True)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connection_count += 1
+        self._serving.add(asyncio.current_task())
         self._writers.add(writer)
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
@@ -97,5 +103,4 @@ async def running_proxy(port: int) -> AsyncIterator[TcpProxy]:
     try:
         yield proxy
     finally:
-        proxy.release()
-        await proxy.refuse()
+        await proxy.end()
