@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, cast
 
 from betterproto2 import Casing, Message
@@ -150,14 +151,19 @@ def edge_patch(options: IstioOptions) -> Patch:
     """What a gateway accepts of a request, as at the edge proxy: no path that two parsers read
     differently, no header with an underscore, no `x-envoy-*`; and its answers in JSON.
     """
-    message = accepted_requests(EnvoyOptions())
-    # istiod 1.31 does not know `enable_retry_after_header` of the rate-limit filter, and drops it.
-    message.local_reply_config = local_replies(adds_retry_after=True)
     return {
         "applyTo": "NETWORK_FILTER",
         "match": _in_listeners(options, GATEWAY),
-        "patch": {"operation": "MERGE", "value": _typed(CONNECTION_MANAGER, message)},
+        "patch": {"operation": "MERGE", "value": _edge()},
     }
+
+
+@cache
+def _edge() -> dict[str, Any]:
+    message = accepted_requests(EnvoyOptions())
+    # istiod 1.31 does not know `enable_retry_after_header` of the rate-limit filter, and drops it.
+    message.local_reply_config = local_replies(adds_retry_after=True)
+    return _typed(CONNECTION_MANAGER, message)
 
 
 def _every_spelling(name: str) -> str:

@@ -79,7 +79,7 @@ def _text(*documents: Mapping[str, Any]) -> str:
     return HEADER + yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=100)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """Without anchors: the same value twice is written twice."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
