@@ -46,6 +46,8 @@ def policy_facts(folder: Path, domain: str = "") -> PolicyFacts:
         ),
         reads_certificate=any(map(_reads_certificate, policies)),
         reads_body=any(_BODY.search(one.model_dump_json()) for one in policies),
+        reads_api_keys=any(way.apiKey for one in policies for way in one.spec.identify),
+        signs_tokens=any(one.spec.identityToken is not None for one in policies),
         resources=tuple(_resource(one) for one in documents),
     )
 

@@ -14,7 +14,7 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 
-from meshwarden.adapters.envoy.typed import packed, struct
+from meshwarden.adapters.envoy.typed import header, packed, struct
 
 PROBLEM_JSON = "application/problem+json"
 IN_BAND_DENIAL = "response.code_details == 'ext_authz_denied'"
@@ -82,10 +82,19 @@ REPLIES = (
 """The first that fits is sent."""
 
 
-def local_replies() -> hcm.LocalReplyConfig:
-    """Problem documents for Envoy's own answers, in-band denials untouched."""
+def local_replies(*, adds_retry_after: bool = False) -> hcm.LocalReplyConfig:
+    """Problem documents for Envoy's own answers, in-band denials untouched.
+
+    `adds_retry_after`: where the rate-limit filter can't be told to (`newer_fields.py`), 429 gets
+    the time to the descriptor's reset from its `x-ratelimit-reset`.
+    """
     untouched = hcm.ResponseMapper(filter=_where(f"{IN_BAND_DENIAL} || {GRPC_REQUEST}"))
-    return hcm.LocalReplyConfig(mappers=[untouched, *(_mapper(reply) for reply in REPLIES)])
+    mappers = [_mapper(reply) for reply in REPLIES]
+    if adds_retry_after:
+        for reply, mapper in zip(REPLIES, mappers, strict=True):
+            if reply.status is HTTPStatus.TOO_MANY_REQUESTS:
+                mapper.headers_to_add = [header("retry-after", "%RESP(x-ratelimit-reset)%")]
+    return hcm.LocalReplyConfig(mappers=[untouched, *mappers])
 
 
 def _mapper(reply: Reply) -> hcm.ResponseMapper:

@@ -27,7 +27,6 @@ from meshwarden.adapters.istio.names import (
 from meshwarden.adapters.istio.options import IstioOptions
 
 Documents = list[dict[str, Any]]
-GATEWAY_API_GROUP = "gateway.networking.k8s.io"
 
 
 def at_gateway(options: IstioOptions, facts: PolicyFacts) -> Documents:
@@ -37,28 +36,37 @@ def at_gateway(options: IstioOptions, facts: PolicyFacts) -> Documents:
         authorization_policy(
             "meshwarden-gateway",
             options.root_namespace,
-            rules=_gateway_rules(options),
+            rules=gateway_rules(options),
             selected=selected,
         ),
-        *gateway_filters(options, facts, namespace=options.root_namespace, selected=selected),
+        *gateway_filters(
+            "meshwarden-gateway",
+            options,
+            facts,
+            namespace=options.root_namespace,
+            selected=selected,
+        ),
     ]
 
 
 def gateway_filters(
-    options: IstioOptions, facts: PolicyFacts, *, namespace: str, **where: Mapping[str, str]
+    name: str,
+    options: IstioOptions,
+    facts: PolicyFacts,
+    *,
+    namespace: str,
+    **where: Mapping[str, str],
 ) -> Documents:
-    """The gateway's EnvoyFilters. `where`: `selected` or `target` of `envoy_filter`."""
+    """A gateway's EnvoyFilters. `where`: `selected` or `target` of `envoy_filter`."""
     return [
         envoy_filters.envoy_filter(
-            "meshwarden-gateway-accepts",
+            f"{name}-accepts",
             [envoy_filters.edge_patch(options)],
             namespace=namespace,
             priority=envoy_filters.MERGED,
             **where,
         ),
-        *_filters(
-            "meshwarden-gateway", options, facts, context=GATEWAY, namespace=namespace, **where
-        ),
+        *_filters(name, options, facts, context=GATEWAY, namespace=namespace, **where),
     ]
 
 
@@ -151,8 +159,8 @@ def identity_from_gateway(options: IstioOptions, facts: PolicyFacts) -> dict[str
     )
 
 
-def _gateway_rules(options: IstioOptions) -> list[dict[str, Any]]:
-    """Every request, but for hosts that are named: with any port, too."""
+def gateway_rules(options: IstioOptions) -> list[dict[str, Any]]:
+    """Every request, but for hosts that are named to need no authorizer: with any port, too."""
     if not options.unguarded_hosts:
         return [{}]
     named = [text for host in options.unguarded_hosts for text in (host, f"{host}:*")]

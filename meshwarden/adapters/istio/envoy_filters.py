@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, cast
 
 from betterproto2 import Casing, Message
@@ -23,6 +24,7 @@ from meshwarden.adapters.envoy.access_log import RATELIMIT as RATELIMIT_FILTER
 from meshwarden.adapters.envoy.bootstrap import whole_numbers
 from meshwarden.adapters.envoy.filters import ROUTER, ext_authz_filter, ratelimit_filter
 from meshwarden.adapters.envoy.listener import CONNECTION_MANAGER, accepted_requests
+from meshwarden.adapters.envoy.local_replies import local_replies
 from meshwarden.adapters.envoy.options import EnvoyOptions
 from meshwarden.adapters.envoy.routes import REMOVED_BEFORE_THE_UPSTREAM
 from meshwarden.adapters.envoy.typed import packed
@@ -152,11 +154,16 @@ def edge_patch(options: IstioOptions) -> Patch:
     return {
         "applyTo": "NETWORK_FILTER",
         "match": _in_listeners(options, GATEWAY),
-        "patch": {
-            "operation": "MERGE",
-            "value": _typed(CONNECTION_MANAGER, accepted_requests(EnvoyOptions())),
-        },
+        "patch": {"operation": "MERGE", "value": _edge()},
     }
+
+
+@cache
+def _edge() -> dict[str, Any]:
+    message = accepted_requests(EnvoyOptions())
+    # istiod 1.31 does not know `enable_retry_after_header` of the rate-limit filter, and drops it.
+    message.local_reply_config = local_replies(adds_retry_after=True)
+    return _typed(CONNECTION_MANAGER, message)
 
 
 def _every_spelling(name: str) -> str:

@@ -34,5 +34,8 @@ class PolicyFacts:
     reads_certificate: bool = False
     """A policy needs the peer's certificate, and not its name alone."""
     reads_body: bool = False
+    reads_api_keys: bool = False
+    signs_tokens: bool = False
+    """A policy has the authorizer sign identity tokens for workloads."""
     resources: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The folder's resources as the cluster is given them."""

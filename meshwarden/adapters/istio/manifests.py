@@ -1,4 +1,6 @@
-"""All files of an installation: what is applied (`base`), and what Istio is installed with."""
+"""All files of an installation: what is applied (`base`), what may be applied besides
+(`components`), and what Istio is installed with (`install`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import yaml
 
 from meshwarden.adapters.istio.enforcement import at_gateway, at_sidecars
 from meshwarden.adapters.istio.facts import PolicyFacts
+from meshwarden.adapters.istio.gateways import gateway_api, ingress
 from meshwarden.adapters.istio.mesh_config import helm_values, operator
 from meshwarden.adapters.istio.names import EXT_AUTHZ, RATELIMIT
 from meshwarden.adapters.istio.options import IstioOptions
@@ -19,6 +22,7 @@ HEADER = (
     "# Rendered by `meshwarden render istio`. Edit the options and the policies, not this file.\n"
 )
 KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+COMPONENT = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
 
 Documents = list[dict[str, Any]]
 
@@ -31,6 +35,16 @@ def files(options: IstioOptions, facts: PolicyFacts) -> dict[str, str]:
     kustomization = {**KUSTOMIZATION, "resources": list(base)}
     result = {f"base/{name}": _text(*documents) for name, documents in base.items()}
     result["base/kustomization.yaml"] = _text(kustomization)
+    components = {
+        "ingress": ingress(options, facts),
+        "gateway-api": gateway_api(options, facts),
+    }
+    for name, documents in components.items():
+        if documents:
+            result[f"components/{name}/gateway.yaml"] = _text(*documents)
+            result[f"components/{name}/kustomization.yaml"] = _text(
+                {**COMPONENT, "resources": ["gateway.yaml"]}
+            )
     result["install/istiod-values.yaml"] = _text(helm_values(options, facts))
     result["install/istio-operator.yaml"] = _text(operator(options, facts))
     return result
@@ -41,8 +55,8 @@ def base_documents(options: IstioOptions, facts: PolicyFacts) -> dict[str, Docum
     return {
         "namespace.yaml": [namespace(options)],
         "accounts.yaml": [service_account(options, name) for name in (EXT_AUTHZ, RATELIMIT)],
-        "ext-authz.yaml": workload(options, EXT_AUTHZ),
-        "ratelimit.yaml": workload(options, RATELIMIT),
+        "ext-authz.yaml": workload(options, facts, EXT_AUTHZ),
+        "ratelimit.yaml": workload(options, facts, RATELIMIT),
         "own-traffic.yaml": own_traffic(options),
         "policies.yaml": _policies(options, facts),
         "gateway.yaml": at_gateway(options, facts),
@@ -65,7 +79,7 @@ def _text(*documents: Mapping[str, Any]) -> str:
     return HEADER + yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=100)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """Without anchors: the same value twice is written twice."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002

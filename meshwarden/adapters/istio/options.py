@@ -142,6 +142,11 @@ class IstioOptions(BaseModel):
     redis_secret: DnsLabel = Field(
         default="meshwarden-redis", description="Secret with `url`, and `auth` if it needs one."
     )
+    keys_secret: DnsLabel = Field(
+        default="meshwarden-keys",
+        description="Secret with `api-keys.json` and `pepper`, and `signing-keys.json` where a "
+        "policy signs identity tokens.",
+    )
     otlp_service: str = Field(
         default="opentelemetry-collector.observability.svc.cluster.local",
         pattern=r"^[a-z0-9.-]{1,253}$",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshwarden.adapters.istio.facts import PolicyFacts
 from meshwarden.adapters.istio.names import (
     EXT_AUTHZ,
     NAME_LABEL,
@@ -24,6 +25,8 @@ STOP_SECONDS = 8
 SIDECAR_SECONDS = DRAIN_SECONDS + STOP_SECONDS + 2
 GRACE_SECONDS = SIDECAR_SECONDS + 5
 USER = 65532
+API_KEYS_ITEM, PEPPER_ITEM, SIGNING_KEYS_ITEM = "api-keys.json", "pepper", "signing-keys.json"
+"""Of the Secret with the authorizer's keys."""
 
 _MODULES = {EXT_AUTHZ: "ext_authz", RATELIMIT: "ratelimit_service"}
 _PREFIXES = {EXT_AUTHZ: "EXT_AUTHZ", RATELIMIT: "RATELIMIT"}
@@ -61,12 +64,16 @@ def service_account(options: IstioOptions, name: str) -> dict[str, Any]:
     return result
 
 
-def workload(options: IstioOptions, name: str) -> Documents:
+def workload(options: IstioOptions, facts: PolicyFacts, name: str) -> Documents:
     """Everything of one service but its ServiceAccount and its rights."""
-    return [_deployment(options, name), _service(options, name), _disruption_budget(options, name)]
+    return [
+        _deployment(options, facts, name),
+        _service(options, name),
+        _disruption_budget(options, name),
+    ]
 
 
-def _deployment(options: IstioOptions, name: str) -> dict[str, Any]:
+def _deployment(options: IstioOptions, facts: PolicyFacts, name: str) -> dict[str, Any]:
     selected = {NAME_LABEL: name}
     spec = {
         "replicas": options.replicas,
@@ -79,7 +86,7 @@ def _deployment(options: IstioOptions, name: str) -> dict[str, Any]:
                 "labels": {**labels(name), "app.kubernetes.io/version": options.version},
                 "annotations": _annotations(name),
             },
-            "spec": _pod(options, name),
+            "spec": _pod(options, facts, name),
         },
     }
     return document(
@@ -97,7 +104,7 @@ def _annotations(name: str) -> dict[str, str]:
     }
 
 
-def _pod(options: IstioOptions, name: str) -> dict[str, Any]:
+def _pod(options: IstioOptions, facts: PolicyFacts, name: str) -> dict[str, Any]:
     return {
         "serviceAccountName": name,
         "automountServiceAccountToken": True,
@@ -119,18 +126,18 @@ def _pod(options: IstioOptions, name: str) -> dict[str, Any]:
             }
             for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
         ],
-        "containers": [_container(options, name)],
+        "containers": [_container(options, facts, name)],
         "volumes": [{"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}],
     }
 
 
-def _container(options: IstioOptions, name: str) -> dict[str, Any]:
+def _container(options: IstioOptions, facts: PolicyFacts, name: str) -> dict[str, Any]:
     ports = PORTS[name]
     return {
         "name": name,
         "image": options.image,
         "command": ["python", "-m", _MODULES[name]],
-        "env": _environment(options, name),
+        "env": _environment(options, facts, name),
         "ports": [
             {"name": "grpc", "containerPort": ports.grpc},
             {"name": "grpc-streaming", "containerPort": ports.streaming},
@@ -158,20 +165,50 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
     }
 
 
-def _environment(options: IstioOptions, name: str) -> list[dict[str, Any]]:
+def _environment(options: IstioOptions, facts: PolicyFacts, name: str) -> list[dict[str, Any]]:
     prefix = _PREFIXES[name]
     values = {
         f"{prefix}_DRAIN_SECONDS": str(DRAIN_SECONDS),
         f"{prefix}_STOP_SECONDS": str(STOP_SECONDS),
+        f"{prefix}_CONFIGURATION__KUBERNETES__ENABLED": "true",
+        f"{prefix}_CONFIGURATION__KUBERNETES__SHARED_NAMESPACE": options.namespace,
     }
+    if name == EXT_AUTHZ:
+        values |= _secrets(options, facts)
+    else:
+        values["RATELIMIT_STORE__KIND"] = "redis"
     result: list[dict[str, Any]] = [{"name": key, "value": text} for key, text in values.items()]
     if name == RATELIMIT:
-        result.append({"name": "RATELIMIT_STORE__KIND", "value": "redis"})
         result.append(_from_secret("RATELIMIT_REDIS__URL", options.redis_secret, "url"))
         result.append(
             _from_secret("RATELIMIT_REDIS__AUTH", options.redis_secret, "auth", optional=True)
         )
+    return [*result, *(_from_pod(variable, path) for variable, path in _POD_FIELDS.items())]
+
+
+_POD_FIELDS = {
+    "POD_NAME": "metadata.name",
+    "POD_NAMESPACE": "metadata.namespace",
+    "POD_UID": "metadata.uid",
+}
+
+
+def _secrets(options: IstioOptions, facts: PolicyFacts) -> dict[str, str]:
+    """Where the authorizer finds what the policies need: keys in one Secret, watched by name."""
+    secret, result = options.keys_secret, {}
+    if facts.reads_api_keys:
+        result["EXT_AUTHZ_KEYS__FILE_SECRET"] = f"{secret}/{API_KEYS_ITEM}"
+        result["EXT_AUTHZ_KEYS__PEPPER_SECRET"] = f"{secret}/{PEPPER_ITEM}"
+    if facts.signs_tokens:
+        result["EXT_AUTHZ_IDENTITY_TOKENS__KEYS_SECRET"] = f"{secret}/{SIGNING_KEYS_ITEM}"
+        result["EXT_AUTHZ_IDENTITY_TOKENS__ISSUER"] = (
+            f"http://{options.host(EXT_AUTHZ)}:{PORTS[EXT_AUTHZ].http}"
+        )
     return result
+
+
+def _from_pod(variable: str, path: str) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
 def _from_secret(variable: str, secret: str, key: str, *, optional: bool = False) -> dict[str, Any]:
