@@ -31,7 +31,7 @@ def files(options: IstioOptions, facts: PolicyFacts) -> dict[str, str]:
     """The text of each file by its name below `istio/`. Raises `Misconfigured` for limits that no
     proxy could ask for.
     """
-    base = base_documents(options, facts)
+    base = documents_by_file(options, facts)
     kustomization = {**KUSTOMIZATION, "resources": list(base)}
     result = {f"base/{name}": _text(*documents) for name, documents in base.items()}
     result["base/kustomization.yaml"] = _text(kustomization)
@@ -50,7 +50,7 @@ def files(options: IstioOptions, facts: PolicyFacts) -> dict[str, str]:
     return result
 
 
-def base_documents(options: IstioOptions, facts: PolicyFacts) -> dict[str, Documents]:
+def documents_by_file(options: IstioOptions, facts: PolicyFacts) -> dict[str, Documents]:
     """What is applied, by file, in the order of being applied."""
     return {
         "namespace.yaml": [namespace(options)],

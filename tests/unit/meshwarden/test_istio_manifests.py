@@ -21,7 +21,7 @@ from meshwarden.adapters.istio import (
     IstioOptions,
     LimitEntry,
     PolicyFacts,
-    base_documents,
+    documents_by_file,
     files,
     mesh_config,
 )
@@ -46,7 +46,7 @@ def rendered(options: IstioOptions | None = None, facts: PolicyFacts = FACTS) ->
     """Every document of the base."""
     if options is None and facts is FACTS:
         return usual()
-    documents = base_documents(options or IstioOptions(), facts).values()
+    documents = documents_by_file(options or IstioOptions(), facts).values()
     return [one for several in documents for one in several]
 
 
