@@ -20,6 +20,9 @@ import yaml
 
 from tests.support.processes import CHECKOUT, Running, running
 
+ADMIN_ADDRESS = "--admin-address-path"
+DYNAMIC_BASE_ID = "--use-dynamic-base-id"
+
 
 @dataclass(frozen=True)
 class RunningEnvoy:
@@ -74,18 +77,38 @@ def running_envoy(document: Mapping[str, Any]) -> Iterator[RunningEnvoy]:
         address_file = folder / "admin-address"
         command = [
             *_command(_written(document, folder)),
-            *("--admin-address-path", str(address_file)),
-            *("--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"),
+            *(ADMIN_ADDRESS, str(address_file), "--base-id-path", str(folder / "base-id")),
+            *(DYNAMIC_BASE_ID, "--concurrency", "1", "--log-level", "warning"),
             *("--file-flush-interval-msec", "50"),
             *("--drain-time-s", "1", "--parent-shutdown-time-s", "2"),
         ]
         with running(command) as process:
-            process.wait_until(
-                lambda: address_file.exists() and address_file.read_text(), "Envoy has an admin"
-            )
-            admin = f"http://{address_file.read_text().strip()}"
-            process.wait_until(lambda: _is_ready(admin), "Envoy is ready")
-            yield RunningEnvoy(process, _gateway(admin), admin)
+            yield _ready(process, address_file)
+
+
+@contextmanager
+def hot_restarted(envoy: RunningEnvoy) -> Iterator[RunningEnvoy]:
+    """Its successor, which takes over its listening sockets, for the length of the block; the
+    predecessor drains and ends by itself.
+    """
+    command = [str(word) for word in envoy.process.child.args]  # type: ignore[union-attr]
+    base_id = Path(command[command.index("--base-id-path") + 1])
+    place = command.index(DYNAMIC_BASE_ID)
+    command[place : place + 1] = ["--base-id", base_id.read_text().strip(), "--restart-epoch", "1"]
+    address_file = base_id.with_name("admin-address-of-the-successor")
+    command[command.index(ADMIN_ADDRESS) + 1] = str(address_file)
+    with running(command) as process:
+        yield _ready(process, address_file)
+
+
+def _ready(process: Running, address_file: Path) -> RunningEnvoy:
+    """The Envoy, once it is ready."""
+    process.wait_until(
+        lambda: address_file.exists() and address_file.read_text(), "Envoy has an admin"
+    )
+    admin = f"http://{address_file.read_text().strip()}"
+    process.wait_until(lambda: _is_ready(admin), "Envoy is ready")
+    return RunningEnvoy(process, _gateway(admin), admin)
 
 
 def _written(document: Mapping[str, Any], folder: Path) -> Path:

@@ -53,6 +53,10 @@ class Replica:
         found: dict[str, int] = answer.json()
         return found
 
+    def forget(self) -> None:
+        """Begin to count anew."""
+        httpx2.delete(f"http://127.0.0.1:{self.port}/-/executed").raise_for_status()
+
     def pause(self) -> None:
         """Hang: its connections stay open and nothing is answered."""
         os.kill(self.process.pid, signal.SIGSTOP)
@@ -116,6 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
             assert self.server.mode in MODES
             self._reply(200, {"mode": self.server.mode})
             return
+        if path == "/-/executed" and self.command == "DELETE":
+            self.server.executed.clear()
         if path == "/-/executed":
             self._reply(200, dict(self.server.executed))
             return

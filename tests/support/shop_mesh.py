@@ -94,8 +94,8 @@ def ingress(port: int) -> dict[str, Any]:
     }
 
 
-def workload_of_the_shop() -> list[dict[str, Any]]:
-    """Orders, and the way to it from the gateway."""
+def workload_of_the_shop(*, version: str = "1") -> list[dict[str, Any]]:
+    """Orders, and the way to it from the gateway, which answers with `x-version`."""
     text = f"""
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -113,11 +113,13 @@ spec:
       perTryTimeout: 0.5s
       retryOn: connect-failure,refused-stream,reset,retriable-status-codes,503
       retryIgnorePreviousHosts: true
+    headers: &version {{response: {{set: {{x-version: "{version}"}}}}}}
     route: &orders
     - destination: {{host: {ORDERS}, port: {{number: 8000}}}}
   - name: not-idempotent
     timeout: 5s
     retries: {{attempts: 2, retryOn: "connect-failure,refused-stream"}}
+    headers: *version
     route: *orders
 ---
 apiVersion: networking.istio.io/v1
@@ -130,6 +132,7 @@ spec:
     connectionPool:
       tcp: {{maxConnections: 256, connectTimeout: 0.25s}}
       http: {{http1MaxPendingRequests: 256, maxRetries: 16, idleTimeout: 30s}}
+    retryBudget: {{percent: 20, minRetryConcurrency: 3}}
     outlierDetection:
       consecutive5xxErrors: 3
       consecutiveGatewayErrors: 3
