@@ -11,7 +11,7 @@ CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/p
 export UV_SYSTEM_CERTS := $(if $(CERTIFICATES),true,false)
 unexport VIRTUAL_ENV
 
-.PHONY: help install up test test-interop test-drop-in test-stores test-istio test-soak check format audit perf clean
+.PHONY: help install up test test-interop test-drop-in test-stores test-istio test-soak check format audit perf perf-mesh clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -107,7 +107,7 @@ test-stores: .venv/.installed $(REDIS) $(REDIS_TLS) ## Redis alone, with sentine
 	@$(BIN)/coverage run -m pytest tests/stores
 	@$(BIN)/coverage combine --append --quiet
 
-test-istio: install $(REDIS) $(ISTIO_TOOLS)/.installed ## the mesh: real istiod, Kubernetes API server and Envoys; needs Go
+test-istio: install $(REDIS) $(K6) $(ISTIO_TOOLS)/.installed ## the mesh: real istiod, Kubernetes API server and Envoys; needs Go
 	@$(BIN)/coverage run -m pytest tests/istio tests/chaos
 	@$(BIN)/coverage combine --append --quiet
 
@@ -132,6 +132,9 @@ audit: .venv/.installed ## known vulnerabilities in what the lock names; fails w
 
 perf: install $(K6) ## measure; writes a dated result into perf/results/
 	@$(BIN)/python -m perf.run
+
+perf-mesh: install $(K6) $(ISTIO_TOOLS)/.installed ## what our filters add in an Istio mesh; needs Go
+	@$(BIN)/python -m perf.mesh
 
 clean: ## remove what was installed and written
 	rm -rf .venv .tools $(NPM_FOLDER)/node_modules .meshwarden .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Everything behind the gateway is replaced under load, and the gateway itself, and no request fails;
+"""What stands behind the gateway is replaced under load, and the gateway, and no request fails;
 retries of a workload that is all broken stay within their budget.
 """
 

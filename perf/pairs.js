@@ -1,6 +1,6 @@
-// What the gateway's filters add to a request: each iteration sends the same request through a bare Envoy and through
-// the quickstart's, in alternating order, and records the difference. Bounded in rate and time by the environment:
-// GUARDED, BARE (URLs), TOKEN, RATE (iterations a second), SECONDS, RESULT (file of the summary).
+// What our filters add to a request: each iteration sends the same request through a bare Envoy and through a guarded
+// one, in alternating order, and records the difference. Bounded in rate and time by the environment:
+// GUARDED, BARE (URLs), HEADERS (JSON: those of `bare`, of `guarded`), RATE (iterations a second), SECONDS, RESULT (file of the summary).
 import http from 'k6/http';
 import { check } from 'k6';
 import { Trend } from 'k6/metrics';
@@ -29,10 +29,10 @@ export const options = {
   summaryTrendStats: ['min', 'med', 'p(95)', 'p(99)', 'max'],
 };
 
-const parameters = { headers: { authorization: `Bearer ${__ENV.TOKEN}` } };
+const headers = JSON.parse(__ENV.HEADERS);
 
-function ask(url, trend) {
-  const response = http.get(url, parameters);
+function ask(url, trend, own) {
+  const response = http.get(url, { headers: own });
   if (!check(response, { 'status is 200': (r) => r.status === 200 })) {
     console.error(`${url} answered ${response.status}: ${response.body}`);
   }
@@ -43,11 +43,11 @@ function ask(url, trend) {
 export default function iteration() {
   let difference;
   if (__ITER % 2 === 0) {
-    const without = ask(__ENV.BARE, bare);
-    difference = ask(__ENV.GUARDED, guarded) - without;
+    const without = ask(__ENV.BARE, bare, headers.bare);
+    difference = ask(__ENV.GUARDED, guarded, headers.guarded) - without;
   } else {
-    difference = ask(__ENV.GUARDED, guarded);
-    difference -= ask(__ENV.BARE, bare);
+    difference = ask(__ENV.GUARDED, guarded, headers.guarded);
+    difference -= ask(__ENV.BARE, bare, headers.bare);
   }
   added.add(difference);
 }
