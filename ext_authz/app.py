@@ -19,7 +19,15 @@ from ext_authz.core.compile import Configured, Options, compile_policies, refere
 from ext_authz.core.failure_budget import FailureBudget
 from ext_authz.core.key_memory import LONG_AGO, RememberedApiKeys
 from ext_authz.core.keys import Keys
-from ext_authz.core.lookups import ApiKeyLookup, IntrospectionLookup, IssuerKeysLookup, Lookup
+from ext_authz.core.lookups import (
+    AccessReviewLookup,
+    ApiKeyLookup,
+    IntrospectionLookup,
+    IssuerKeysLookup,
+    Lookup,
+    TokenReviewLookup,
+)
+from ext_authz.core.review_memory import ReviewBounds, ReviewMemory
 from ext_authz.core.token_memory import TokenMemory
 from ext_authz.settings import Settings
 from meshwarden.adapters.configuration import Configuration
@@ -30,6 +38,7 @@ from meshwarden.core.faults import Misconfigured, Problem
 from meshwarden.core.snapshot import SnapshotHolder
 
 if TYPE_CHECKING:
+    from ext_authz.adapters.kubernetes_reviewer import KubernetesReviewer
     from ext_authz.adapters.redis_keys import RedisKeys
     from ext_authz.adapters.redis_records import RedisRecords
 
@@ -86,9 +95,10 @@ def build(service: Service, settings: Settings) -> None:
     fetcher = KeyFetcher(keys, http, metrics=service.metrics)
     introspector = Introspector(http, metrics=service.metrics)
     store = None if settings.keys.redis_url is None else _key_store(service, settings, keys)
+    reviewer = _reviewer(service, settings, keys)
     check = Check(
         keys,
-        _asking(fetcher, introspector, store),
+        _asking(fetcher, introspector, store, reviewer),
         metrics=service.metrics,
         lookup_wait_seconds=settings.lookup_wait_seconds,
         answers_faults=settings.fault_answer == "error_response",
@@ -128,7 +138,12 @@ def build(service: Service, settings: Settings) -> None:
     service.closers += [introspector.close, http.close]
 
 
-def _asking(fetcher: KeyFetcher, introspector: Introspector, store: RedisKeys | None) -> Ask:
+def _asking(
+    fetcher: KeyFetcher,
+    introspector: Introspector,
+    store: RedisKeys | None,
+    reviewer: KubernetesReviewer | None,
+) -> Ask:
     """Who is asked for what a verdict lacks."""
 
     async def ask(lookup: Lookup) -> object:
@@ -139,6 +154,8 @@ def _asking(fetcher: KeyFetcher, introspector: Introspector, store: RedisKeys | 
             return await store.ask(lookup.digest)
         if isinstance(lookup, IntrospectionLookup):
             return await introspector.ask(lookup.issuer, lookup.token)
+        if isinstance(lookup, (TokenReviewLookup, AccessReviewLookup)) and reviewer is not None:
+            return await reviewer.ask(lookup)
         raise AssertionError(f"nobody to ask: {type(lookup).__name__}")
 
     return ask
@@ -150,6 +167,7 @@ def _configuration(
     options = Options(
         headers_at_most=settings.headers_at_most,
         identity_issuer=settings.identity_tokens.issuer,
+        can_review=settings.kubernetes_reviews.enabled,
     )
     return Configuration(
         SnapshotHolder(partial(compile_policies, options=options)),
@@ -159,6 +177,39 @@ def _configuration(
         metrics=service.metrics,
         resync_seconds=settings.configuration.resync_seconds,
     )
+
+
+def _reviewer(service: Service, settings: Settings, keys: Keys) -> KubernetesReviewer | None:
+    """Who asks Kubernetes, where policies may."""
+    chosen = settings.kubernetes_reviews
+    if not chosen.enabled:
+        return None
+    from ext_authz.adapters.kubernetes_reviewer import KubernetesReviewer
+    from meshwarden.adapters.kubernetes_client import KubernetesClient, connection
+
+    keys.reviews = ReviewMemory(
+        ReviewBounds(
+            token_seconds=chosen.token_seconds,
+            refused_token_seconds=chosen.refused_token_seconds,
+            allowed_seconds=chosen.allowed_seconds,
+            denied_seconds=chosen.denied_seconds,
+            entries_at_most=chosen.remembered_at_most,
+        )
+    )
+    reviewer = KubernetesReviewer(
+        KubernetesClient(
+            connection(chosen.kubeconfig), time_limit_seconds=chosen.time_limit_seconds
+        ),
+        metrics=service.metrics,
+    )
+    service.metrics.gauge(
+        "ext_authz_remembered_reviews",
+        "Answers of Kubernetes in memory.",
+        lambda: len(keys.reviews),
+    )
+    service.readiness.details["kubernetes_reviews"] = reviewer.status
+    service.closers.append(reviewer.close)
+    return reviewer
 
 
 def _key_store(service: Service, settings: Settings, keys: Keys) -> RedisKeys:

@@ -67,6 +67,52 @@ class IdentityTokenSettings(Section):
     )
 
 
+class KubernetesReviewSettings(Section):
+    """Asking Kubernetes whose a token is (TokenReview) and what a caller may (SubjectAccessReview).
+
+    Its account must be bound to the ClusterRole system:auth-delegator.
+    """
+
+    enabled: bool = Field(
+        False, description="Whether policies may use kubernetesToken and kubernetesAccess."
+    )
+    kubeconfig: Path | None = Field(
+        None, description="File that says how to reach the API server; unset: as a Pod does."
+    )
+    time_limit_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=30,
+        description="Time limit of one question. A request waits for lookup-wait-seconds at most; "
+        "the answer to a question that takes longer serves those who ask meanwhile.",
+    )
+    token_seconds: float = Field(
+        60,
+        ge=0,
+        le=600,
+        description="How long a token is taken for good, never past its own end: so late a deleted "
+        "ServiceAccount is noticed.",
+    )
+    refused_token_seconds: float = Field(
+        5, ge=0, le=600, description="How long a token is taken for bad."
+    )
+    allowed_seconds: float = Field(
+        60,
+        ge=0,
+        le=600,
+        description="How long an access stays allowed: so late a removed RoleBinding is noticed.",
+    )
+    denied_seconds: float = Field(
+        10, ge=0, le=600, description="How long an access stays denied: so late a new one is."
+    )
+    remembered_at_most: int = Field(
+        20_000,
+        ge=1,
+        le=10_000_000,
+        description="Answers of each kind kept in memory, about 1 kB each.",
+    )
+
+
 class Settings(ServiceSettings):
     """Who is calling, and may they."""
 
@@ -76,6 +122,7 @@ class Settings(ServiceSettings):
     http: HttpSettings = HttpSettings(port=9002)
     keys: KeySettings = KeySettings()
     identity_tokens: IdentityTokenSettings = IdentityTokenSettings()
+    kubernetes_reviews: KubernetesReviewSettings = KubernetesReviewSettings()
     remembered_tokens_at_most: int = Field(
         20_000, ge=0, le=10_000_000, description="Verified tokens kept in memory, about 2 kB each."
     )
@@ -84,7 +131,7 @@ class Settings(ServiceSettings):
         ge=0.001,
         le=10,
         description="A request that needs what is not in memory (new keys of an issuer, a key "
-        "record) waits this long; keep it below Envoy's timeout.",
+        "record, a review of Kubernetes) waits this long; keep it below Envoy's timeout.",
     )
     fault_answer: Literal["grpc_error", "error_response"] = Field(
         "grpc_error",

@@ -44,7 +44,7 @@ Ask = Callable[[Lookup], Awaitable[object]]
 """Asks what a verdict lacks. Raises `Unavailable` where nobody answers."""
 
 NOTHING: Mapping[str, str] = {}
-LOOKUPS_AT_MOST = 4
+LOOKUPS_AT_MOST = 8
 """For one request."""
 
 

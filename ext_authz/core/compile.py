@@ -56,12 +56,13 @@ class Configured:
 class Options:
     """`identity_issuer`: the `iss` of the identity tokens that we sign. `assumes_development_keys`:
     a check away from the running service takes the development issuer, and identity tokens, as they
-    are.
+    are, and so that Kubernetes can be asked. `can_review`: it can.
     """
 
     headers_at_most: int = HEADERS_AT_MOST
     identity_issuer: str = ""
     assumes_development_keys: bool = False
+    can_review: bool = False
 
 
 _FILES_OF = {
@@ -119,7 +120,8 @@ def compile_policies(bundle: Bundle, options: Options = Options()) -> Configured
     scopes = Scopes(resources, issuers)
     signing = keys.signing(options.identity_issuer)
     can_sign = bool(signing.keys) or options.assumes_development_keys
-    policies = _by_host(resources, scopes, bundle.files, can_sign=can_sign)
+    can_review = options.can_review or options.assumes_development_keys
+    policies = _by_host(resources, scopes, bundle.files, can_sign=can_sign, can_review=can_review)
     policy_set = PolicySet(
         policies=HostIndex(policies),
         issuers=issuers,
@@ -151,7 +153,12 @@ def _identity_headers(resource: AccessPolicy) -> Iterator[str]:
 
 
 def _by_host(
-    resources: Resources, scopes: Scopes, files: Mapping[str, bytes], *, can_sign: bool
+    resources: Resources,
+    scopes: Scopes,
+    files: Mapping[str, bytes],
+    *,
+    can_sign: bool,
+    can_review: bool,
 ) -> dict[str, Policy]:
     """Each policy under each of its host patterns; one pattern belongs to one policy, and what lies
     below a namespace's wildcard to that namespace.
@@ -161,7 +168,10 @@ def _by_host(
     for document, resource in resources.of_kind(AccessPolicy):
         scope = scopes.of(resource.namespace)
         policy = compile_policy(
-            resource, Place(resources, scope, files, document), can_sign=can_sign
+            resource,
+            Place(resources, scope, files, document),
+            can_sign=can_sign,
+            can_review=can_review,
         )
         for index, text in enumerate(resource.spec.hosts):
             host = parse_host_pattern(text)

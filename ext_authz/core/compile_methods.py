@@ -58,14 +58,19 @@ def _method(way: IdentifyMethod, place: Place) -> Method:
         asked = way.introspection
         issuers = _issuers([asked.issuer], "introspection", place.at("introspection", "issuer"))
         return Method(MethodKind.INTROSPECTION, _sources(asked.sources), issuers, **common)
+    if way.kubernetesToken is not None:
+        reviewed = way.kubernetesToken
+        audiences = tuple(sorted(set(reviewed.audiences)))
+        sources = _sources(reviewed.sources)
+        return Method(MethodKind.KUBERNETES, sources, audiences=audiences, **common)
     for kind, peer in (
         (MethodKind.SPIFFE, way.spiffe),
         (MethodKind.CERTIFICATE, way.clientCertificate),
     ):
         if peer is not None:
             return Method(kind, (), peer=_peer(peer, place.at(kind.value)), **common)
-    sources = way.apiKey.sources if way.apiKey else []
-    return Method(MethodKind.API_KEY, _sources(sources), **common)
+    given = way.apiKey.sources if way.apiKey else []
+    return Method(MethodKind.API_KEY, _sources(given), **common)
 
 
 def _issuers(names: Iterable[str], part: str, place: Place) -> dict[str, Issuer]:

@@ -10,9 +10,12 @@ from ext_authz.core.addresses import parse_networks
 from ext_authz.core.compile_answers import compile_answers
 from ext_authz.core.compile_methods import challenges, compile_methods
 from ext_authz.core.conditions import Condition
+from ext_authz.core.kubernetes_access import Access, variables_of
+from ext_authz.core.kubernetes_kind import KubernetesAccess
+from ext_authz.core.lookups import AccessAttributes
 from ext_authz.core.paths import PathPattern, parse_pattern
 from ext_authz.core.place import Place
-from ext_authz.core.policies import CompiledRule, Policy
+from ext_authz.core.policies import CompiledRule, MethodKind, Policy
 from ext_authz.core.policy_kind import AccessPolicy, Rule, TimeOfWeek
 from ext_authz.core.resources import qualified
 from ext_authz.core.time_windows import DAYS, TimeWindow
@@ -20,8 +23,12 @@ from ext_authz.core.time_windows import DAYS, TimeWindow
 _PATH_VARIABLE = re.compile(r"""request\.path_variables(?:\.(\w+)|\[\s*["'](\w+)["']\s*\])""")
 
 
-def compile_policy(resource: AccessPolicy, place: Place, *, can_sign: bool) -> Policy:
-    """The policy that `resource`, which stands at `place`, writes."""
+def compile_policy(
+    resource: AccessPolicy, place: Place, *, can_sign: bool, can_review: bool
+) -> Policy:
+    """The policy that `resource`, which stands at `place`, writes; `can_sign`: there are keys for
+    identity tokens, `can_review`: Kubernetes can be asked.
+    """
     spec = resource.spec
     methods = compile_methods(spec.identify, place.at("identify"))
     for index, method in enumerate(methods):
@@ -29,8 +36,12 @@ def compile_policy(resource: AccessPolicy, place: Place, *, can_sign: bool) -> P
             if source.place == "header" and source.name in spec.identityHeaders:
                 what = f"the header '{source.name}' brings the credential and the identity"
                 place.at("identify", index).refuse(what)
+        if method.kind is MethodKind.KUBERNETES and not can_review:
+            _refuse_reviews(place.at("identify", index, "kubernetesToken"))
     names: set[str] = set()
     for index, rule in enumerate(spec.rules):
+        if rule.kubernetesAccess is not None and not can_review:
+            _refuse_reviews(place.at("rules", index, "kubernetesAccess"))
         if rule.name in names:
             place.at("rules", index, "name").refuse(f"the rule name '{rule.name}' stands twice")
         names.add(rule.name)
@@ -73,7 +84,38 @@ def compile_rule(rule: Rule, place: Place) -> CompiledRule:
         client_networks=parse_networks(rule.clientAddresses),
         times=tuple(map(_time_window, rule.times)),
         condition=_condition(rule.when, patterns, place.at("when")),
+        access=_access(rule.kubernetesAccess, patterns, place.at("kubernetesAccess")),
     )
+
+
+def _access(
+    asked: KubernetesAccess | None, patterns: tuple[PathPattern, ...], place: Place
+) -> Access | None:
+    if asked is None:
+        return None
+    attributes = AccessAttributes(
+        verb=asked.verb,
+        group=asked.group,
+        resource=asked.resource,
+        subresource=asked.subresource,
+        namespace=asked.namespace,
+        name=asked.name,
+        path=asked.nonResourcePath or "",
+    )
+    for name in sorted(variables_of(attributes)):
+        if not _is_in_every(name, patterns):
+            place.refuse(f"not every path of the rule has a segment '{{{name}}}'")
+    return Access(
+        attributes,
+        trust_domains=frozenset(asked.trustDomains),
+        user_prefix=asked.userPrefix or "",
+        is_fault_when_unavailable=asked.onUnavailable == "fault",
+    )
+
+
+def _refuse_reviews(place: Place) -> None:
+    hint = "set --kubernetes-reviews.enabled, and .kubeconfig outside the cluster"
+    place.refuse("this service is not told how to ask Kubernetes", hint)
 
 
 def _condition(
@@ -87,9 +129,13 @@ def _condition(
         place.refuse(f"when: {error}")
         return None
     for name in sorted({a or b for a, b in _PATH_VARIABLE.findall(text)}):
-        if not patterns or any(name not in dict(p.names).values() for p in patterns):
+        if not _is_in_every(name, patterns):
             place.refuse(f"when: not every path of the rule has a segment '{{{name}}}'")
     return condition
+
+
+def _is_in_every(name: str, patterns: tuple[PathPattern, ...]) -> bool:
+    return bool(patterns) and all(name in dict(p.names).values() for p in patterns)
 
 
 def _grpc_method(text: str) -> tuple[str, str]:

@@ -41,7 +41,7 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     ),
     "client.address": (_STRING, "the client's, behind the policy's `trustedProxies`"),
     "principal.name": (_STRING, "jwt:rita, key:service, spiffe://..., anonymous"),
-    "principal.kind": (_STRING, "jwt, opaque, key, spiffe, cert or anonymous"),
+    "principal.kind": (_STRING, "jwt, opaque, key, spiffe, cert, kubernetes or anonymous"),
     "principal.subject": (_STRING, "rita"),
     "principal.issuer": (_STRING, "the token's iss; empty for keys and certificates"),
     "principal.roles": (_STRINGS, "all roles, inherited and bound ones included"),

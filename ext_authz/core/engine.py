@@ -5,23 +5,27 @@
     host -> policy -> path in its one form -> caller -> deny rules -> allow rules -> verdict
 
 Deny overrides: one deny rule that matches, or whose condition fails, denies. A condition that fails
-in an allow rule makes that rule not match. Nothing that allows: denied, 401 for an unknown caller
-and 403 for a known one. `decide` awaits nothing, locks nothing, reads no clock.
+in an allow rule makes that rule not match. Kubernetes is asked about a rule's caller last, when all
+else holds; where it does not answer, a deny rule denies, and an allow rule leaves it to the others.
+Nothing that allows: denied, 401 for an unknown caller and 403 for a known one. `decide` awaits
+nothing, locks nothing, reads no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from ext_authz.core import carrying
+from ext_authz.core.access_review import review
 from ext_authz.core.addresses import covers
 from ext_authz.core.facts import Facts
 from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
 from ext_authz.core.known import NO_ANSWERS, Known
+from ext_authz.core.kubernetes_access import Access
 from ext_authz.core.lookups import Answers
 from ext_authz.core.model import (
     Reason,
@@ -37,11 +41,12 @@ from ext_authz.core.variables import values_for
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one rule stands to the request: `unmet` names the first thing that does not hold, empty
-    when all do.
+    when all do. `open`: the denial that holds as long as it is not known whether the rule matches.
     """
 
     unmet: str = ""
     has_failed: bool = False
+    open: Verdict | None = None
 
     @property
     def matches(self) -> bool:
@@ -74,13 +79,16 @@ def examine(rule: CompiledRule, facts: Facts) -> Outcome:
         outcome = _examine_query(rule, facts)
         if outcome is not _MATCH:
             return outcome
-    if rule.condition is None:
+    if rule.condition is None and rule.access is None:
         return _MATCH
     variables = pattern.variables(facts.path) if pattern is not None and pattern.names else {}
-    result = rule.condition.holds(values_for(rule.condition, facts, variables))
-    if result is None:
-        return _WHEN_FAILED
-    return _MATCH if result else _unmet("when")
+    if rule.condition is not None:
+        result = rule.condition.holds(values_for(rule.condition, facts, variables))
+        if result is None:
+            return _WHEN_FAILED
+        if not result:
+            return _unmet("when")
+    return _MATCH if rule.access is None else _examine_access(rule.access, facts, variables)
 
 
 def _first_unmet_of_caller(rule: CompiledRule, facts: Facts) -> str:
@@ -131,6 +139,16 @@ def _examine_query(rule: CompiledRule, facts: Facts) -> Outcome:
     return _MATCH if is_met else _unmet("query")
 
 
+def _examine_access(access: Access, facts: Facts, variables: Mapping[str, str]) -> Outcome:
+    question = access.question(facts.principal, variables)
+    if question is None or facts.known is None:
+        return _unmet("kubernetesAccess")
+    found = review(access, question, facts.known)
+    if isinstance(found, Verdict):
+        return Outcome("kubernetesAccess", open=found)
+    return _MATCH if found else _unmet("kubernetesAccess")
+
+
 def _is_met(given: Sequence[str], wanted: frozenset[str], rule: CompiledRule) -> bool:
     """Whether values that were sent are those that a rule names. Which of several the upstream
     reads nobody knows: all of them must be named to allow, and one is enough to deny.
@@ -170,7 +188,7 @@ def decide(
     if isinstance(identity, Unidentified) and identity.lookup is not None:
         # Rules are not asked before it is known who is calling: one may deny that caller.
         return _unidentified(identity, policy, ())
-    facts = Facts(request, path, query, identity=identity, policy=policy, now=now)
+    facts = Facts(request, path, query, identity=identity, policy=policy, now=now, known=known)
     return judge(facts, policy, policies, keys)
 
 
@@ -180,6 +198,7 @@ def judge(facts: Facts, policy: Policy, policies: PolicySet, keys: Keys) -> Verd
     if denied is not None:
         return carrying.denied(denied, facts, policy)
     failed: tuple[str, ...] = ()
+    left_open: Verdict | None = None
     for rule in policy.allow_index.candidates(facts.path):
         outcome = examine(rule, facts)
         if outcome.matches:
@@ -188,7 +207,13 @@ def judge(facts: Facts, policy: Policy, policies: PolicySet, keys: Keys) -> Verd
             )
         if outcome.has_failed:
             failed += (rule.name,)
-    if isinstance(facts.identity, Unidentified) and policy.methods:
+        if outcome.open is not None:
+            if outcome.open.lookup is not None:
+                return _of_rule(outcome.open, rule, facts, policy)
+            left_open = left_open or _of_rule(outcome.open, rule, facts, policy)
+    if left_open is not None:
+        denied = replace(left_open, failed_conditions=failed)
+    elif isinstance(facts.identity, Unidentified) and policy.methods:
         denied = _unidentified(facts.identity, policy, failed)
     else:
         denied = replace(
@@ -204,6 +229,8 @@ def _denied_by_rule(facts: Facts, policy: Policy) -> Verdict | None:
     """The denial of the first deny rule that matches, or whose condition fails."""
     for rule in policy.deny_index.candidates(facts.path):
         outcome = examine(rule, facts)
+        if outcome.open is not None:
+            return _of_rule(outcome.open, rule, facts, policy)
         if outcome.has_failed:
             reason, told = Reason.CONDITION_FAILED, "a deny rule's condition failed"
         elif outcome.matches:
@@ -218,6 +245,10 @@ def _denied_by_rule(facts: Facts, policy: Policy) -> Verdict | None:
             failed_conditions=(rule.name,) if outcome.has_failed else (),
         )
     return None
+
+
+def _of_rule(verdict: Verdict, rule: CompiledRule, facts: Facts, policy: Policy) -> Verdict:
+    return replace(verdict, policy=policy.name, rule=rule.name, principal=facts.principal)
 
 
 def _denied(status: int, reason: Reason, detail: str) -> Verdict:

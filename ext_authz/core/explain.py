@@ -11,7 +11,7 @@ from ext_authz.core.hosts import normalized_host
 from ext_authz.core.identify import identify
 from ext_authz.core.keys import Keys
 from ext_authz.core.known import NO_ANSWERS, Known
-from ext_authz.core.lookups import Answers
+from ext_authz.core.lookups import AccessReviewLookup, Answers
 from ext_authz.core.model import Identified, Request, Unidentified, Verdict
 from ext_authz.core.paths import InvalidPath, normalized, split_target
 from ext_authz.core.policies import Policy, PolicySet
@@ -39,7 +39,9 @@ def explain(
             steps.append({"step": "path", "normalised": path})
             known = Known(policy, keys, now, answers, policy.client_address(request))
             identity = identify(request, query, known)
-            facts = Facts(request, path, query, identity=identity, policy=policy, now=now)
+            facts = Facts(
+                request, path, query, identity=identity, policy=policy, now=now, known=known
+            )
             steps.append(_caller(facts, policy))
             steps.extend(_rules(facts, policy))
     return {"verdict": described(verdict), "steps": steps}
@@ -67,9 +69,18 @@ def _rules(facts: Facts, policy: Policy) -> list[dict[str, Any]]:
     for effect, rules in (("deny", policy.deny_rules), ("allow", policy.allow_rules)):
         for rule in rules:
             outcome = examine(rule, facts)
-            step = {"step": "rule", "rule": rule.name, "effect": effect, "matches": outcome.matches}
+            step: dict[str, Any] = {
+                "step": "rule",
+                "rule": rule.name,
+                "effect": effect,
+                "matches": outcome.matches,
+            }
             if not outcome.matches:
                 step["unmet"] = outcome.unmet + (" (failed)" if outcome.has_failed else "")
+            if outcome.open is not None:
+                step["unmet"] += f" ({outcome.open.detail})"
+                if isinstance(asked := outcome.open.lookup, AccessReviewLookup):
+                    step["asks"] = f"whether {asked.user} may {asked.attributes}"
             steps.append(step)
     return steps
 

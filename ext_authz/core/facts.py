@@ -12,6 +12,7 @@ from ext_authz.core.hosts import normalized_host
 from ext_authz.core.model import ANONYMOUS, Identified, Identity, Principal, Request
 
 if TYPE_CHECKING:
+    from ext_authz.core.known import Known
     from ext_authz.core.policies import Policy
 
 QUERY_PARAMETERS_AT_MOST = 1000
@@ -20,8 +21,9 @@ QUERY_PARAMETERS_AT_MOST = 1000
 class Facts:
     """Everything here is worked out when it is first asked for, and once.
 
-    `method` is in upper case, because many upstreams read `delete` as DELETE. Properties raise
-    `ValueError` where the request does not have what is asked for.
+    `known` answers questions about the caller's access; None: they can't be asked. `method` is in
+    upper case, because many upstreams read `delete` as DELETE. Properties raise `ValueError` where
+    the request does not have what is asked for.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class Facts:
         identity: Identity,
         policy: Policy,
         now: float,
+        known: Known | None = None,
     ) -> None:
         self.request = request
         self.method = request.method.upper()
         self.path = path
         self.query = query
         self.now = now
+        self.known = known
         self.identity = identity
         self.is_identified = isinstance(identity, Identified)
         self.principal: Principal = (

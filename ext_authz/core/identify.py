@@ -25,6 +25,7 @@ from ext_authz.core.model import (
 )
 from ext_authz.core.peers import by_peer
 from ext_authz.core.policies import Method, MethodKind, OnUnavailable
+from ext_authz.core.token_review import by_token_review
 from ext_authz.core.tokens import by_token
 
 
@@ -97,4 +98,5 @@ _WAYS: Mapping[MethodKind, Callable[[str, Method, Known], Identity]] = {
     MethodKind.JWT: by_token,
     MethodKind.INTROSPECTION: by_introspection,
     MethodKind.API_KEY: _by_api_key,
+    MethodKind.KUBERNETES: by_token_review,
 }

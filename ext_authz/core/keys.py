@@ -11,6 +11,7 @@ from ext_authz.core.failure_budget import FailureBudget
 from ext_authz.core.identity_token import SigningKeys
 from ext_authz.core.jwks import EMPTY, KeySet
 from ext_authz.core.lookups import ApiKeyLookup
+from ext_authz.core.review_memory import ReviewMemory
 from ext_authz.core.revocations import Revocations
 from ext_authz.core.token_memory import IntrospectedToken, RememberedToken, TokenMemory
 
@@ -43,6 +44,7 @@ class Keys:
     active: TokenMemory[IntrospectedToken] = field(default_factory=TokenMemory)
     inactive: TokenMemory[IntrospectedToken] = field(default_factory=TokenMemory)
     """Apart, so that a flood of wrong tokens forgets no good one."""
+    reviews: ReviewMemory = field(default_factory=ReviewMemory)
 
     def of_issuer(self, name: str) -> KeySet:
         return self.issuer_keys.get(name, EMPTY)

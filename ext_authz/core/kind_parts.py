@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from ext_authz.core.spiffe import TRUST_DOMAIN
 from meshwarden.core.documents import API_VERSION
 
 Name = Annotated[
@@ -22,6 +23,7 @@ Namespace = Annotated[
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+$", max_length=100)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/@\s]+(/\S*)?$", max_length=2048)]
+TrustDomain = Annotated[str, StringConstraints(pattern=f"^{TRUST_DOMAIN}$")]
 Permission = Annotated[str, StringConstraints(pattern=r"^[\w.-]+:[\w.-]+$")]
 Quotable = Annotated[
     str,
@@ -32,9 +34,10 @@ Quotable = Annotated[
 
 def _principal_name(text: str) -> str:
     """Refuse a name that no principal can have: a rule with it would never match."""
-    if re.match(r"(jwt|opaque|key|cert):.|spiffe://.", text) is None:
+    if re.match(r"(jwt|opaque|key|cert|kubernetes):.|spiffe://.", text) is None:
         raise ValueError(
-            "a principal begins with its kind: 'jwt:', 'opaque:', 'key:', 'cert:' or 'spiffe://'"
+            "a principal begins with its kind: 'jwt:', 'opaque:', 'key:', 'cert:', 'kubernetes:' "
+            "or 'spiffe://'"
         )
     return text
 

@@ -38,12 +38,14 @@ class Reason(StrEnum):
     UNTRUSTED_CERTIFICATE = "untrusted_certificate"
     REVOKED = "revoked"
     INACTIVE_TOKEN = "inactive_token"
+    REFUSED_TOKEN = "refused_token"
     PENDING = "pending"
     # too much of that from one address: 429
     TOO_MANY_FAILURES = "too_many_failures"
-    # who is calling can't be found out now: 503
+    # who is calling, or whether they may, can't be found out now: 503
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     KEY_STORE_UNAVAILABLE = "key_store_unavailable"
+    KUBERNETES_UNAVAILABLE = "kubernetes_unavailable"
     # may they: 403
     NO_POLICY_FOR_HOST = "no_policy_for_host"
     NO_RULE_ALLOWS = "no_rule_allows"
@@ -68,6 +70,7 @@ class Kind(StrEnum):
     KEY = "key"
     SPIFFE = "spiffe"
     CERTIFICATE = "cert"
+    KUBERNETES = "kubernetes"
     ANONYMOUS = "anonymous"
 
 

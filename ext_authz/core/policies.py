@@ -16,6 +16,7 @@ from ext_authz.core.conditions import Condition
 from ext_authz.core.hosts import HostIndex
 from ext_authz.core.issuer_kind import TokenIssuerSpec
 from ext_authz.core.jwks import EMPTY, KeySet
+from ext_authz.core.kubernetes_access import Access
 from ext_authz.core.model import Request
 from ext_authz.core.paths import PathPattern
 from ext_authz.core.peers import PeerWay
@@ -55,6 +56,7 @@ class MethodKind(Enum):
     JWT = "jwt"
     INTROSPECTION = "introspection"
     API_KEY = "apiKey"
+    KUBERNETES = "kubernetesToken"
     SPIFFE = "spiffe"
     CERTIFICATE = "clientCertificate"
 
@@ -79,6 +81,8 @@ class Method:
     issuers: Mapping[str, Issuer] = field(default_factory=dict, hash=False)
     skips_invalid: bool = False
     on_unavailable: OnUnavailable = OnUnavailable.DENY
+    audiences: tuple[str, ...] = ()
+    """Of a method that asks Kubernetes: sorted."""
     peer: PeerWay | None = None
     """Of a method that looks at the connection and not at a credential."""
 
@@ -104,6 +108,7 @@ class CompiledRule:
     client_networks: tuple[Network, ...] = ()
     times: tuple[TimeWindow, ...] = ()
     condition: Condition | None = None
+    access: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from ext_authz.core.kind_parts import (
     Permission,
     PrincipalName,
     Resource,
+    TrustDomain,
     Word,
 )
+from ext_authz.core.kubernetes_kind import Audience, KubernetesAccess
 from ext_authz.core.paths import parse_pattern
-from ext_authz.core.spiffe import TRUST_DOMAIN
 
 IdentityAttribute = Literal["principal", "subject", "kind", "issuer", "roles", "scopes", "groups"]
 
@@ -66,7 +67,6 @@ GrpcMethod = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*/([A-Za-z_]\w*|\*)$", max_length=256)
 ]
 TrustedProxy = Annotated[Word, AfterValidator(_trusted_proxy)]
-TrustDomain = Annotated[str, StringConstraints(pattern=f"^{TRUST_DOMAIN}$")]
 
 
 AUTHORITIES: Any = Field(
@@ -115,6 +115,20 @@ class IntrospectionMethod(Part):
     )
 
 
+class KubernetesTokenMethod(Part):
+    """By a token that Kubernetes is asked about (TokenReview), such as a ServiceAccount's."""
+
+    audiences: list[Audience] = Field(
+        min_length=1,
+        max_length=20,
+        description="For whom a token must be made: one of these. Never the API server's own: "
+        "every Pod has such a token, and who got one could use it there.",
+    )
+    sources: list[CredentialSource] = Field(
+        [CredentialSource(header="authorization", scheme="Bearer")], min_length=1, max_length=10
+    )
+
+
 class Forwarded(Part):
     """Proxies before us that are believed when they forward a caller's certificate."""
 
@@ -153,6 +167,7 @@ class IdentifyMethod(Part):
     jwt: JwtMethod | None = None
     introspection: IntrospectionMethod | None = None
     apiKey: ApiKeyMethod | None = None  # noqa: N815
+    kubernetesToken: KubernetesTokenMethod | None = None  # noqa: N815
     spiffe: SpiffeMethod | None = None
     clientCertificate: ClientCertificateMethod | None = None  # noqa: N815
     onInvalid: Literal["deny", "skip"] = Field(  # noqa: N815
@@ -166,7 +181,8 @@ class IdentifyMethod(Part):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> IdentifyMethod:
-        names = ("jwt", "introspection", "apiKey", "spiffe", "clientCertificate")
+        peers = ("spiffe", "clientCertificate")
+        names = ("jwt", "introspection", "apiKey", "kubernetesToken", *peers)
         if sum(getattr(self, name) is not None for name in names) != 1:
             raise ValueError(f"exactly one of {', '.join(names)} is needed")
         return self
@@ -228,6 +244,10 @@ class Rule(Part):
         None, description="A CEL condition over request, source and principal."
     )
 
+    kubernetesAccess: KubernetesAccess | None = Field(  # noqa: N815
+        None, description="What Kubernetes' own RBAC must let the caller do; asked last."
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Rule:
         for path in self.paths:
@@ -237,6 +257,8 @@ class Rule(Part):
             raise ValueError(
                 "a rule for anyone can't ask for roles, permissions, scopes, groups or principals"
             )
+        if self.kubernetesAccess is not None and self.callers == "anyone":
+            raise ValueError("kubernetesAccess asks about an identified caller, not about anyone")
         return self
 
 

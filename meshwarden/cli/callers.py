@@ -26,14 +26,24 @@ from ext_authz.core.issuer_kind import TokenIssuerSpec
 from ext_authz.core.jwk import private_jwk
 from ext_authz.core.jwks import KeySet, VerificationKey
 from ext_authz.core.keys import Keys
-from ext_authz.core.lookups import FAILED, IntrospectionLookup, Lookup
+from ext_authz.core.kubernetes_access import SERVICE_ACCOUNT, service_account
+from ext_authz.core.lookups import (
+    FAILED,
+    AccessAttributes,
+    AccessReviewLookup,
+    IntrospectionLookup,
+    Lookup,
+    TokenReviewLookup,
+)
 from ext_authz.core.model import Request, Verdict
 from ext_authz.core.policies import Issuer, MethodKind, Policy, PolicySet, Source
 from ext_authz.core.policy_kind import CredentialSource
 from ext_authz.core.resources import qualified
 from meshwarden.cli.policy_tests import (
+    AllowedAccess,
     CertificateCaller,
     KeyCaller,
+    KubernetesCaller,
     SpiffeCaller,
     TokenCaller,
     WrittenTest,
@@ -43,7 +53,7 @@ from meshwarden.core.faults import Problem
 
 IDENTITY_ISSUER = "https://identity.meshwarden.invalid"
 TOKEN_SECONDS = 300
-LOOKUPS_AT_MOST = 4
+LOOKUPS_AT_MOST = 8
 """For one request, as in the service."""
 
 _KID = "policy-test"
@@ -61,6 +71,8 @@ class Asked:
     """What was asked about, once the verdict is there."""
     known: Mapping[Lookup, object] = field(default_factory=dict)
     """What is answered when it is asked about; everything else fails."""
+    allowed: frozenset[AccessAttributes] | None = None
+    """What Kubernetes says yes to, to all else no; None: it does not answer."""
 
     def verdict(self, policies: PolicySet) -> Verdict:
         """What is decided, as the service comes to it: what it lacks is looked up."""
@@ -68,7 +80,12 @@ class Asked:
             verdict = decide(self.request, policies, self.keys, self.now, self.answers)
             if verdict.lookup is None or len(self.answers) >= LOOKUPS_AT_MOST:
                 return verdict
-            self.answers[verdict.lookup] = self.known.get(verdict.lookup, FAILED)
+            self.answers[verdict.lookup] = self._answer(verdict.lookup)
+
+    def _answer(self, lookup: Lookup) -> object:
+        if isinstance(lookup, AccessReviewLookup) and self.allowed is not None:
+            return {"allowed": lookup.attributes in self.allowed}
+        return self.known.get(lookup, FAILED)
 
 
 def caller_problem(test: WrittenTest, policies: PolicySet) -> Problem | None:
@@ -93,6 +110,13 @@ def caller_problem(test: WrittenTest, policies: PolicySet) -> Problem | None:
 
 def asked(test: WrittenTest, policies: PolicySet, now: float) -> Asked:
     """The request of a test that has no `caller_problem`, with its caller's credential."""
+    found = _asked(test, policies, now)
+    if test.access is None:
+        return found
+    return replace(found, allowed=frozenset(map(_attributes, test.access)))
+
+
+def _asked(test: WrittenTest, policies: PolicySet, now: float) -> Asked:
     request = test.request.request()
     keys = Keys(
         issuer_keys=policies.keys_configured(),
@@ -110,6 +134,11 @@ def asked(test: WrittenTest, policies: PolicySet, now: float) -> Asked:
             keys.api_keys = ApiKeys([_record(caller, key)], _PEPPER)
             source = _source(caller.source, policy, MethodKind.API_KEY)
             request = _with_credential(request, source, key)
+        case KubernetesCaller() as caller:
+            text = secrets.token_urlsafe(24)
+            source = _source(caller.source, policy, MethodKind.KUBERNETES)
+            request = _with_credential(request, source, text)
+            return Asked(request, keys, now, known=_reviews(caller, text, policy))
         case SpiffeCaller(id=name) | CertificateCaller(name=name):
             request = replace(request, source_principal=name)
     return Asked(request, keys, now)
@@ -185,6 +214,37 @@ def _record(caller: KeyCaller, key: str) -> KeyRecord:
         roles=tuple(caller.roles),
         scopes=tuple(caller.scopes),
         groups=tuple(caller.groups),
+    )
+
+
+def _reviews(caller: KubernetesCaller, text: str, policy: Policy | None) -> dict[Lookup, object]:
+    """What Kubernetes says of the caller's token, for each audience that the policy asks with."""
+    groups = caller.groups
+    if groups is None:
+        namespace, _, name = caller.user.removeprefix(SERVICE_ACCOUNT).partition(":")
+        user, its_groups = service_account(namespace, name)
+        groups = sorted(its_groups) if user == caller.user else []
+    methods = policy.methods if policy else ()
+    return {
+        TokenReviewLookup(text, method.audiences): {
+            "authenticated": True,
+            "audiences": list(method.audiences),
+            "user": {"username": caller.user, "groups": groups},
+        }
+        for method in methods
+        if method.kind is MethodKind.KUBERNETES
+    }
+
+
+def _attributes(access: AllowedAccess) -> AccessAttributes:
+    return AccessAttributes(
+        verb=access.verb,
+        group=access.group,
+        resource=access.resource,
+        subresource=access.subresource,
+        namespace=access.namespace,
+        name=access.name,
+        path=access.nonResourcePath,
     )
 
 

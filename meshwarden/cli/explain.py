@@ -152,6 +152,8 @@ def _print(result: dict[str, Any]) -> None:
         f"  principal {verdict['principal']}, policy {verdict['policy'] or '-'}, "
         f"rule {verdict['rule'] or '-'}"
     )
+    if verdict["needs"]:
+        print_line(f"  needs   {verdict['needs']}: the service asks; here it is not known")
     for step in result["steps"]:
         told = ", ".join(
             f"{name} {_shown(value)}" for name, value in step.items() if name != "step"

@@ -72,8 +72,41 @@ class CertificateCaller(Part):
     name: Word
 
 
+class KubernetesCaller(Part):
+    """A caller with a token that Kubernetes authenticates as this user for the policy's audiences.
+
+    `groups` unset: those of a ServiceAccount where `user` is one, else none.
+    """
+
+    kind: Literal["kubernetes"]
+    user: Word = Field(description="Such as system:serviceaccount:shop:web.")
+    groups: list[Word] | None = None
+    source: CredentialSource | None = None
+
+
+class AllowedAccess(Part):
+    """One thing that Kubernetes lets the caller do; the words of `kubernetesAccess`."""
+
+    verb: Word
+    group: str = ""
+    resource: str = ""
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+    nonResourcePath: str = ""  # noqa: N815
+
+
 Caller = Annotated[
-    TokenCaller | KeyCaller | SpiffeCaller | CertificateCaller, Field(discriminator="kind")
+    TokenCaller | KeyCaller | SpiffeCaller | CertificateCaller | KubernetesCaller,
+    Field(discriminator="kind"),
+]
+Access = Annotated[
+    list[AllowedAccess] | None,
+    Field(
+        alias="kubernetesAllows",
+        description="What Kubernetes says yes to when it is asked, with every variable filled in; "
+        "to all else it says no. Unset: it does not answer.",
+    ),
 ]
 Now = Annotated[pydantic.AwareDatetime | None, Field(strict=False)]
 Values = dict[str, str | None]
@@ -118,6 +151,7 @@ class PolicyTest(Part):
     now: Now = None
     request: RequestFile = RequestFile()
     caller: Caller | None = Field(None, alias="as")
+    access: Access = None
     expect: Expected
 
 
@@ -127,6 +161,7 @@ class PolicyTests(Part):
     now: Now = None
     request: RequestFile = RequestFile()
     caller: Caller | None = Field(None, alias="as")
+    access: Access = None
     tests: list[PolicyTest] = Field(min_length=1)
 
 
@@ -140,6 +175,7 @@ class WrittenTest:
     request: RequestFile
     caller: Caller | None
     now: float | None
+    access: list[AllowedAccess] | None = None
 
     @property
     def name(self) -> str:
@@ -218,6 +254,7 @@ def _with_defaults(document: Document, index: int, tests: PolicyTests) -> Writte
         _merged(tests.request, test.request),
         test.caller if is_named else tests.caller,
         now.timestamp() if now else None,
+        test.access if "access" in test.model_fields_set else tests.access,
     )
 
 

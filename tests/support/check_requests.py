@@ -109,7 +109,7 @@ def configured(*resources: Any, files: Mapping[str, bytes] | None = None) -> Con
     """What `resources` configure. Raises `InvalidInput` as the service does."""
     text = "\n---\n".join(json.dumps(document, indent=1) for document in resources)
     written = {"config.yaml": text.encode()} if resources else {}
-    return compile_policies(Bundle({**written, **(files or {})}), Options())
+    return compile_policies(Bundle({**written, **(files or {})}), Options(can_review=True))
 
 
 class Authorizer:
