@@ -90,8 +90,8 @@ class KubernetesReviewSettings(Section):
         60,
         ge=0,
         le=600,
-        description="How long a token is taken for good, never past its own end: so late a deleted "
-        "ServiceAccount is noticed.",
+        description="How long a token is taken for good, never past its own end. A deleted "
+        "ServiceAccount is noticed so late, and up to 10 s later: the API server remembers, too.",
     )
     refused_token_seconds: float = Field(
         5, ge=0, le=600, description="How long a token is taken for bad."

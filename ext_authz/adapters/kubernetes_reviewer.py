@@ -1,6 +1,7 @@
 """Asks the Kubernetes API server to review tokens and access, each question once at a time.
 
-Many requests with one question share it; at most `QUESTIONS_AT_MOST` are under way, and after
+Many requests with one question share it, and an answer is kept for a moment, for those who came
+just after it or gave up waiting; at most `QUESTIONS_AT_MOST` are under way, and after
 `FAILURES_AT_MOST` failures in a row the API server is left alone, save one trial a pause: who comes
 then is told that it is unavailable, and waits for nothing.
 """
@@ -23,6 +24,7 @@ from meshwarden.core.secret import redacted_text
 QUESTIONS_AT_MOST = 100
 FAILURES_AT_MOST = 5
 PAUSE_SECONDS = 0.5
+KEPT_SECONDS = 0.5
 REVIEWS_OF_TOKENS = "/apis/authentication.k8s.io/v1/tokenreviews"
 REVIEWS_OF_ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
@@ -45,6 +47,7 @@ class KubernetesReviewer:
         self._clock = clock
         self._breaker = Breaker(failures_at_most=FAILURES_AT_MOST, pause_seconds=PAUSE_SECONDS)
         self._under_way: dict[Question, asyncio.Task[Status]] = {}
+        self._kept: dict[Question, asyncio.Task[Status]] = {}
         self._last_error: str | None = None
         self._reviews = metrics.tally(
             "kubernetes_reviews", "Questions to Kubernetes.", ["review", "outcome"]
@@ -56,12 +59,12 @@ class KubernetesReviewer:
 
     async def ask(self, question: Question) -> Status:
         """The `status` of the review. Raises `Unavailable`."""
-        task = self._under_way.get(question)
+        task = self._under_way.get(question) or self._kept.get(question)
         if task is None:
             self._require_room(question)
             task = asyncio.create_task(self._ask(question))
             self._under_way[question] = task
-            task.add_done_callback(lambda _: self._under_way.pop(question, None))
+            task.add_done_callback(lambda task: self._keep(question, task))
         # Shielded: others wait for the same answer.
         return await asyncio.shield(task)
 
@@ -70,6 +73,12 @@ class KubernetesReviewer:
             task.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         await self._client.close()
+
+    def _keep(self, question: Question, task: asyncio.Task[Status]) -> None:
+        self._under_way.pop(question, None)
+        if not task.cancelled() and task.exception() is None:
+            self._kept[question] = task
+            task.get_loop().call_later(KEPT_SECONDS, self._kept.pop, question, None)
 
     def _require_room(self, question: Question) -> None:
         if len(self._under_way) >= QUESTIONS_AT_MOST:

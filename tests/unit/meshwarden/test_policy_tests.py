@@ -279,3 +279,51 @@ tests:
 """)
     done = command("test", folder)
     assert done.output == "6 passed, 0 failed\n"
+
+
+# --- what Kubernetes is asked
+
+REVIEWED = """
+apiVersion: meshwarden.io/v1alpha1
+kind: AccessPolicy
+metadata: {name: reviewed}
+spec:
+  hosts: [reviewed.example.com]
+  identify: [{kubernetesToken: {audiences: [orders]}}]
+  rules:
+  - {name: shop, paths: [/shop], groups: ["system:serviceaccounts:shop"]}
+  - name: may-get
+    paths: ["/{team}/orders/{order}"]
+    kubernetesAccess: {verb: get, resource: orders, namespace: "{team}", name: "{order}"}
+"""
+REVIEWED_TESTS = """
+request: {host: reviewed.example.com, path: /a/orders/7}
+as: {kind: kubernetes, user: "system:serviceaccount:shop:web"}
+kubernetesAllows: [{verb: get, resource: orders, namespace: a, name: "7"}]
+tests:
+  - {name: granted, expect: {rule: may-get, principal: "kubernetes:system:serviceaccount:shop:web"}}
+  - {name: another order, request: {path: /a/orders/8}, expect: {reason: no_rule_allows}}
+  - {name: nothing, kubernetesAllows: [], expect: {reason: no_rule_allows}}
+  - {name: away, kubernetesAllows: null, expect: {reason: kubernetes_unavailable, status: 503}}
+  - {name: its groups, request: {path: /shop}, expect: {rule: shop}}
+  - {name: own groups, request: {path: /shop}, as: {kind: kubernetes, user: rita, groups: []},
+     expect: {principal: "kubernetes:rita", allowed: false}}
+  - {name: no groups, request: {path: /shop}, as: {kind: kubernetes, user: rita},
+     expect: {allowed: false}}
+  - {name: elsewhere, request: {host: api.example.com, path: /own}, expect: {allowed: false}}
+"""
+
+
+def test_a_test_says_what_kubernetes_would_answer(command: Command, folder: Path):
+    (folder / "reviewed.yaml").write_text(REVIEWED)
+    (folder / "reviewed.test.yaml").write_text(REVIEWED_TESTS)
+    done = command("test", folder)
+    assert (done.status, done.output) == (0, "8 passed, 0 failed\n")
+
+
+def test_explain_says_what_is_not_known_offline(command: Command, folder: Path):
+    (folder / "reviewed.yaml").write_text(REVIEWED)
+    asked = {"host": "reviewed.example.com", "headers": {"authorization": "Bearer abc"}}
+    done = command("explain", "-", "--config", folder, stdin=json.dumps(asked).encode())
+    assert done.status == 1
+    assert "needs   TokenReviewLookup: the service asks; here it is not known" in done.output
