@@ -29,6 +29,8 @@ REVIEWS_OF_TOKENS = "/apis/authentication.k8s.io/v1/tokenreviews"
 REVIEWS_OF_ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 _FORBIDDEN = 403
+_OF_THE_QUESTION = frozenset({400, 413, 422})
+"""Refusals of one question, which a caller may have made: they say nothing of the next one."""
 Question = TokenReviewLookup | AccessReviewLookup
 Status = Mapping[str, Any]
 
@@ -94,9 +96,10 @@ class KubernetesReviewer:
             answer = await self._client.call("POST", path, body=body)
         except ApiFailure as error:
             hint = "; bind our ServiceAccount to the ClusterRole system:auth-delegator"
-            raise self._failed(
-                question, f"{error}{hint if error.status == _FORBIDDEN else ''}"
-            ) from None
+            if error.status not in _OF_THE_QUESTION:
+                self._breaker.failed(self._clock())
+            told = f"{error}{hint if error.status == _FORBIDDEN else ''}"
+            raise self._failed(question, told) from None
         status = answer.get("status") if isinstance(answer, dict) else None
         if not isinstance(status, dict):
             raise self._failed(question, "the answer is no review: it has no status")
@@ -107,7 +110,6 @@ class KubernetesReviewer:
 
     def _failed(self, question: Question, what: str) -> Unavailable:
         told = redacted_text(what)
-        self._breaker.failed(self._clock())
         self._reviews.add(_kind(question), "failed")
         if self._last_error != told:
             logger().warning("kubernetes_review_failed", review=_kind(question), error=told)
