@@ -56,6 +56,7 @@ class Outcome:
 _MATCH = Outcome()
 _WHEN_FAILED = Outcome("when", has_failed=True)
 _QUERY_FAILED = Outcome("query", has_failed=True)
+_ACCESS_FAILED = Outcome("kubernetesAccess", has_failed=True)
 
 
 @cache
@@ -140,7 +141,10 @@ def _examine_query(rule: CompiledRule, facts: Facts) -> Outcome:
 
 
 def _examine_access(access: Access, facts: Facts, variables: Mapping[str, str]) -> Outcome:
-    question = access.question(facts.principal, variables)
+    try:
+        question = access.question(facts.principal, variables)
+    except ValueError:
+        return _ACCESS_FAILED
     if question is None or facts.known is None:
         return _unmet("kubernetesAccess")
     found = review(access, question, facts.known)

@@ -31,15 +31,14 @@ class Access:
     def question(
         self, principal: Principal, variables: Mapping[str, str]
     ) -> AccessReviewLookup | None:
-        """What to ask about `principal`; None where it can't be asked about, or where a variable's
-        value can be no namespace, name or path.
+        """What to ask about `principal`; None where it can't be asked about. Raises `ValueError`
+        where a variable's value can be no namespace, name or path.
         """
         asked_about = self._user(principal)
-        attributes = _filled(self.attributes, variables)
-        if asked_about is None or attributes is None:
+        if asked_about is None:
             return None
         user, groups = asked_about
-        return AccessReviewLookup(user, tuple(sorted(groups)), attributes)
+        return AccessReviewLookup(user, tuple(sorted(groups)), _filled(self.attributes, variables))
 
     def _user(self, principal: Principal) -> tuple[str, frozenset[str]] | None:
         if principal.kind is Kind.KUBERNETES:
@@ -68,17 +67,16 @@ def variables_of(attributes: AccessAttributes) -> set[str]:
     return {name for text in parts for name in _VARIABLE.findall(text)}
 
 
-def _filled(attributes: AccessAttributes, variables: Mapping[str, str]) -> AccessAttributes | None:
+def _filled(attributes: AccessAttributes, variables: Mapping[str, str]) -> AccessAttributes:
     """With every variable's value; one that would be empty would mean all of them."""
     filled = {}
     for field, form in (("namespace", _NAMESPACE), ("name", _NAME), ("path", _PATH)):
         written: str = getattr(attributes, field)
         if "{" not in written:
             continue
-        if any("/" in variables[name] for name in _VARIABLE.findall(written)):
-            return None
-        text = _VARIABLE.sub(lambda found: variables[found[1]], written)
-        if form.match(text) is None:
-            return None
+        values = {name: variables[name] for name in _VARIABLE.findall(written)}
+        text = _VARIABLE.sub(lambda found: values[found[1]], written)  # noqa: B023 - used at once
+        if form.match(text) is None or any("/" in value for value in values.values()):
+            raise ValueError(f"a variable of the path can be no {field}")
         filled[field] = text
     return replace(attributes, **filled) if filled else attributes

@@ -11,6 +11,7 @@ import pytest
 from ext_authz.core.compile import Options, compile_policies
 from ext_authz.core.explain import explain
 from ext_authz.core.failure_budget import FailureBudget
+from ext_authz.core.kubernetes_access import Access
 from ext_authz.core.lookups import (
     FAILED,
     AccessAttributes,
@@ -18,7 +19,7 @@ from ext_authz.core.lookups import (
     Answers,
     TokenReviewLookup,
 )
-from ext_authz.core.model import Reason, Request, Verdict
+from ext_authz.core.model import Kind, Principal, Reason, Request, Verdict
 from ext_authz.core.review_memory import ReviewBounds, ReviewMemory
 from ext_authz.core.revocations import Revocation, Revocations
 from meshwarden.core.faults import InvalidInput
@@ -214,8 +215,10 @@ def test_access_is_asked_with_the_paths_variables_and_remembered():
     "path", ["/A/orders/7", "/-a/orders/7", "/a/orders/7+8", "/a/orders/%C3%A4"]
 )
 def test_a_variable_that_can_be_no_name_is_never_asked_about(path):
-    """An empty one would mean all of them."""
+    """An empty one would mean all of them. No path walks round a rule that denies."""
     assert ask(authorizer(MAY_GET), path, SAID).reason is Reason.NO_RULE_ALLOWS
+    made = authorizer({**MAY_GET, "effect": "deny"}, ANY)
+    assert ask(made, path, SAID).reason is Reason.CONDITION_FAILED
 
 
 def test_kubernetes_is_asked_only_when_all_else_holds():
@@ -290,6 +293,18 @@ def test_who_may_be_asked_about_is_said_by_the_rule():
     assert lookup(mapped, other) == (f"mesh:{other}", ())
     odd = "spiffe://cluster.local/ns/shop/sa/web/x"
     assert lookup(mapped, odd) == (f"mesh:{odd}", ())
+
+
+@pytest.mark.parametrize("prefix", ["mesh:", ""])
+def test_what_an_issuer_writes_is_no_user_or_group_of_the_cluster(prefix):
+    access = Access(AccessAttributes("get", resource="pods"), user_prefix=prefix)
+    rita = Principal(Kind.JWT, "system:admin", groups=frozenset({"system:masters"}))
+    found = access.question(rita, {})
+    if not prefix:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.user, found.groups) == ("mesh:jwt:system:admin", ("mesh:system:masters",))
 
 
 def test_a_path_of_the_api_server_can_be_asked_about():
