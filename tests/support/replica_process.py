@@ -3,8 +3,9 @@
     python -m tests.support.replica_process PORT NAME
 
 Every answer names the replica (`x-replica`) and repeats what arrived. `PUT /-/mode/MODE`, asked
-directly, changes what later requests meet: `well`, `unavailable` (503), `reset`, or `slow` (it
-answers after a second). To hang it, pause the process; to end it, kill it. SIGTERM lets requests
+directly, changes what later requests meet: `well`, `unavailable` (503), `reset`, `slow` (it
+answers after a second), or `struggling` (503 after a third of one). To hang it, pause the process; to
+end it, kill it. SIGTERM lets requests
 under way end, as a workload should.
 """
 
@@ -28,8 +29,8 @@ import httpx2
 from tests.support.ports import free_port, is_listening
 from tests.support.processes import Running, running, wait_until
 
-MODES = ("well", "unavailable", "reset", "slow")
-SLOW_SECONDS = 1.0
+MODES = ("well", "unavailable", "reset", "slow", "struggling")
+SECONDS = {"slow": 1.0, "struggling": 0.3}
 PATH_OF_MODE = "/-/mode/"
 _LINGER_NOT = struct.pack("ii", 1, 0)
 """SO_LINGER of zero seconds: closing resets the connection."""
@@ -131,10 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        if self.server.mode == "slow":
-            Event().wait(SLOW_SECONDS)
+        Event().wait(SECONDS.get(self.server.mode, 0))
         told = {"replica": self.server.name, "method": self.command, "headers": dict(self.headers)}
-        self._reply(503 if self.server.mode == "unavailable" else 200, told)
+        self._reply(503 if self.server.mode in ("unavailable", "struggling") else 200, told)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815 (http.server's names)
 
