@@ -80,6 +80,7 @@ def reference_files() -> dict[str, str]:
     import ratelimit_service.app
     from ext_authz.core.conditions import VARIABLES
     from meshwarden.adapters.settings import reference_page
+    from meshwarden.core.istio_lint.check import mistakes_page
 
     pages = {
         "ext_authz_settings.md": reference_page(ext_authz.app.Settings, "ext_authz"),
@@ -91,6 +92,7 @@ def reference_files() -> dict[str, str]:
             {name: (kind.name(), text) for name, (kind, text) in VARIABLES.items()}
         ),
     }
+    pages["istio_mistakes.md"] = mistakes_page()
     schemas = json_schemas()
     schemas["any"] = {
         "$schema": SCHEMA_DIALECT,
