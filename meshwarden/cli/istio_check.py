@@ -53,7 +53,8 @@ def read_manifests(folders: Iterable[str]) -> tuple[list[Document], list[Problem
     for folder in folders:
         for name, content in _files(folder, problems).items():
             try:
-                documents += [one for one in parse(name, content) if one.value is not None]
+                read = parse(name, content, takes_scalar_keys=True)
+                documents += [one for one in read if one.value is not None]
             except InvalidInput as error:
                 problems += error.problems
     return documents, problems

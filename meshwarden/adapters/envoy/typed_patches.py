@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 from betterproto2 import Message
+from pydantic import PydanticDeprecatedSince212
 
 from meshwarden.adapters.envoy.newer_fields import NEWER_FIELDS
 
@@ -93,10 +95,13 @@ def _message(name: str) -> type[Message] | None:
     package, _, own = name.rpartition(".")
     if not package:
         return None
-    try:
-        found = getattr(import_module(f"envoy_data_plane.{package}"), own, None)
-    except ImportError:
-        return None
+    with warnings.catch_warnings():
+        # As in the package's `__init__`: other modules are loaded here.
+        warnings.simplefilter("ignore", PydanticDeprecatedSince212)
+        try:
+            found = getattr(import_module(f"envoy_data_plane.{package}"), own, None)
+        except ImportError:
+            return None
     return found if isinstance(found, type) and issubclass(found, Message) else None
 
 

@@ -211,6 +211,18 @@ class Mesh:
             selector_of(document)[1], workload.labels
         )
 
+    @cached_property
+    def typed_faults(self) -> list[tuple[str, Document, Path, str]]:
+        """What Envoy's types say about the patches: `type` or `field`, where, and what."""
+        found = []
+        for document in self.of("EnvoyFilter"):
+            for index, patch in enumerate(items(document.value, "spec", "configPatches")):
+                place = ("spec", "configPatches", index, "patch", "value")
+                value = at(patch, "patch", "value")
+                for kind, path, what in self.typed(text(patch, "applyTo"), value):
+                    found.append((kind, document, (*place, *path), what))
+        return found
+
     def called(self) -> Iterator[tuple[Document, Path, str, Any]]:
         """Every gRPC service that proxies are told to ask: where it is said, its host, its port."""
         for provider in self.providers:

@@ -86,7 +86,7 @@ def _embedded(document: Document, path: Path) -> Document | None:
     """
     content = text(document.value, *path)
     try:
-        found = parse(document.file, content.encode())
+        found = parse(document.file, content.encode(), takes_scalar_keys=True)
     except InvalidInput:
         return None
     if not found:

@@ -227,12 +227,9 @@ def unknown_cluster(mesh: Mesh) -> Iterator[Spot]:
 
 
 def _typed_faults(mesh: Mesh, kind: str) -> Iterator[Spot]:
-    for document in mesh.of("EnvoyFilter"):
-        for place, patch in patches(document):
-            value = at(patch, "patch", "value")
-            for found, path, what in mesh.typed(text(patch, "applyTo"), value):
-                if found == kind:
-                    yield Spot(document, (*place, "patch", "value", *path), what)
+    for found, document, path, what in mesh.typed_faults:
+        if found == kind:
+            yield Spot(document, path, what)
 
 
 @rule(

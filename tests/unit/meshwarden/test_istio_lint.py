@@ -1,0 +1,278 @@
+"""Each rule of `meshwarden check --istio` finds its mistake, and nothing in manifests without."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import yaml
+
+from meshwarden.adapters.envoy.typed_patches import typed_faults
+from meshwarden.core.documents import parse
+from meshwarden.core.istio_lint.check import findings, mistakes_page
+from meshwarden.core.istio_lint.findings import RULES, Finding, Severity, rule
+from meshwarden.core.istio_lint.values import seconds
+from tests.support.processes import CHECKOUT
+
+CLEAN = (CHECKOUT / "tests/support/manifests/clean_mesh.yaml").read_text()
+PROVIDER = "    - name: other\n"
+ORDERS_POLICY = """  selector: {matchLabels: {app: orders}}
+  action: CUSTOM
+  provider: {name: meshwarden-ext-authz}
+"""
+OPENLY = "---\napiVersion: security.istio.io/v1\nkind: "
+WRITES = "    timeout: 2s\n    retries: {attempts: 2, retryOn:"
+
+BROKEN = [
+    ("001", PROVIDER, "    - name: meshwarden-ext-authz-v2\n"),
+    ("001", PROVIDER, "    - name: meshwarden-ext-authz\n"),
+    ("002", "provider: {name: meshwarden-ext-authz}\n  rules: [", "provider: {name: x}\n  rules: ["),
+    ("003", "name: istio, namespace: istio-system", "name: another, namespace: istio-system"),
+    ("004", "        timeout: 0.2s\n", ""),
+    ("005", "timeout: 0.2s", "timeout: 1m30s"),
+    ("006", "        failOpen: false\n", ""),
+    ("007", "failOpen: false", "failOpen: true"),
+    ("008", '        statusOnError: "503"\n', ""),
+    ("009", "name: grpc, port: 9001", "name: web, port: 9001"),
+    ("009", "appProtocol: grpc, ", ""),
+    ("010", "name: ext-authz, namespace", "name: authorizer, namespace"),
+    ("010", "name: grpc, port: 9001", "name: grpc, port: 9002"),
+    ("011", '"./*", "meshwarden-system/*"', '"./*", "istio-system/*"'),
+    ("011", '  - hosts: ["./*"', '  - port: {number: 80}\n    hosts: ["./*"'),
+    ("020", "name: edge, namespace: istio-system}\nspec:\n  selector: {matchLabels", "name: edge, namespace: istio-system, annotations: {istio.io/dry-run: 'true'}}\nspec:\n  selector: {matchLabels"),
+    ("021", "---\napiVersion: networking.istio.io/v1\nkind: Sidecar", OPENLY + "RequestAuthentication\nmetadata: {name: jwt, namespace: shop}\nspec: {}\n---\napiVersion: networking.istio.io/v1\nkind: Sidecar"),
+    ("022", '["/admin", "/admin/*"]', '["/admin"]'),
+    ("023", '["/open", "/open/*"]', '["/open*"]'),
+    ("024", "DECODE_AND_MERGE_SLASHES", "BASE"),
+    ("025", '["orders.shop", "orders.shop:*"]', '["orders.shop"]'),
+    ("026", 'methods: ["GET"]', 'methods: ["get"]'),
+    ("027", '["/admin", "/admin/*"]', '["/admin", "/admin/*", "/a%2Fb*"]'),
+    ("028", "{matchLabels: {app: orders}}", "{matchLabels: {app: order}}"),
+    ("029", "  selector: {matchLabels: {app: orders}}", "  targetRefs: [{kind: Service, name: order}]"),
+    ("030", ORDERS_POLICY, "  selector: {matchLabels: {app: orders}}\n  action: AUDIT\n"),
+    ("031", "mode: STRICT", "mode: PERMISSIVE"),
+    ("031", "spec: {mtls: {mode: STRICT}}", "spec: {mtls: {mode: STRICT}, portLevelMtls: {80: {mode: DISABLE}}}"),
+    ("032", "kind: PeerAuthentication", "kind: Telemetry"),
+    ("033", "mode: ISTIO_MUTUAL", "mode: DISABLE"),
+    ("034", "{app: orders}}\n---", '{app: orders, sidecar.istio.io/inject: "false"}}\n---'),
+    ("040", "http.lua.v3.Lua\n          default_source_code: {inline_string: \"\"}", "http.api_key_auth.v3.ApiKeyAuth"),
+    ("041", "filters.http.lua.v3.Lua\n          default_source_code: {inline_string: \"\"}", "common.matching.v3.ExtensionWithMatcher"),
+    ("042", "  priority: 20\n", ""),
+    ("043", "  priority: 10\n", "  priority: 100\n"),
+    ("044", "      proxy: {proxyVersion: '^1\\.31.*'}\n", ""),
+    ("045", "          timeout: 0.15s\n          failure_mode_deny: false\n", ""),
+    ("046", "outbound|8081||ratelimit.", "outbound|8082||ratelimit."),
+    ("046", "outbound|8081||ratelimit.meshwarden-system.svc.cluster.local", "ratelimit"),
+    ("047", "http.lua.v3.Lua\n", "http.lua.v3.Luna\n"),
+    ("048", "          domain: edge", "          domains: edge"),
+    ("048", "transport_api_version: V3", "transport_api_version: V9"),
+    ("049", "  workloadSelector: {labels: {istio: ingressgateway}}\n  priority: 20", "  targetRefs: [{kind: Gateway, name: way}]\n  priority: 20"),
+    ("060", "{name: envoy.filters.http.ext_authz}", "{name: envoy.ext_authz}"),
+    ("060", "{name: envoy.filters.http.ext_authz}", "{name: envoy.filters.http.jwt_authn}"),
+    ("061", "{filterChain: {filter: {name: envoy.filters.network.http_connection_manager, sub", "{filterChain: {filter: {name: envoy.http_connection_manager, sub"),
+    ("062", "route: {name: writes}", "route: {name: write}"),
+    ("063", "api.example.com:8088", "api.example.com"),
+    ("063", "api.example.com:8088", "api.example.org:8088"),
+    ("063", "api.example.com:8088", "api.example.com:8089"),
+    ("064", "context: GATEWAY", "context: SIDECAR_INBOUND"),
+    ("070", 'retryOn: "connect-failure,refused-stream"', 'perTryTimeout: 1s, retryOn: "5xx"'),
+    ("070", "GET|HEAD|OPTIONS", "POST|HEAD|OPTIONS"),
+    ("071", 'retries: {attempts: 2, retryOn: "connect-failure,refused-stream"}', "retries: {attempts: 2, perTryTimeout: 1s}"),
+    ("072", "perTryTimeout: 0.5s, ", ""),
+    ("073", "perTryTimeout: 0.5s", "perTryTimeout: 2s"),
+    ("074", WRITES, WRITES.partition("\n")[2]),
+    ("075", "    outlierDetection: {consecutive5xxErrors: 3}\n", ""),
+    ("076", "tls: {mode: SIMPLE, sni: pay.example.net}", "tls: {mode: DISABLE}"),
+    ("077", "sni: pay.example.net", "insecureSkipVerify: true"),
+    ("090", "name: edge, namespace: istio-system}\nspec:\n  selector: {istio", "name: edge, namespace: istio-system, annotations: {meshwarden.io/allow: MW-ISTIO-999, meshwarden.io/allow-reason: x}}\nspec:\n  selector: {istio"),
+]  # fmt: skip
+
+ALSO = {
+    # A policy that no longer covers its workload leaves it open.
+    "003": set(),
+    "020": set(),
+    "028": {"030"},
+    "029": {"030"},
+    "032": set(),
+    "034": {"030"},
+}
+WAYPOINT = """---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: way, namespace: istio-system}
+spec: {gatewayClassName: istio-waypoint}
+"""
+
+
+def found_in(text: str) -> list[Finding]:
+    return findings(parse("mesh.yaml", text.encode(), takes_scalar_keys=True), typed_faults)
+
+
+def rules_of(found: list[Finding]) -> set[str]:
+    return {one.rule.removeprefix("MW-ISTIO-") for one in found}
+
+
+def test_manifests_without_a_mistake_have_no_finding():
+    assert found_in(CLEAN) == []
+
+
+@pytest.mark.parametrize(("number", "right", "wrong"), BROKEN, ids=[one[0] for one in BROKEN])
+def test_one_thing_broken_is_found_by_its_rule_alone(number: str, right: str, wrong: str):
+    """With the line where it stands, and no other rule than those that follow from it."""
+    assert right in CLEAN
+    text = CLEAN.replace(right, wrong) + (WAYPOINT if number == "049" else "")
+    found = found_in(text)
+    assert number in rules_of(found)
+    assert rules_of(found) <= {number} | ALSO.get(number, set()), found
+    lines = text.count("\n") + 1
+    assert all(1 < one.line <= lines and one.fix and one.what for one in found)
+
+
+def test_every_rule_is_broken_here():
+    two_providers = {"012"}
+    assert {name.removeprefix("MW-ISTIO-") for name in RULES} == {
+        one[0] for one in BROKEN
+    } | two_providers
+
+
+SECOND = """---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: second, namespace: shop}
+spec: {action: CUSTOM, provider: {name: other}, rules: [{}]}
+"""
+
+
+def test_two_providers_on_a_workload_need_istiods_switch():
+    assert rules_of(found_in(CLEAN + SECOND)) == {"012"}
+    switch = "PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS: 'true'"
+    assert found_in(f"{CLEAN}{SECOND}---\npilot: {{env: {{{switch}}}}}\n") == []
+
+
+def test_everything_wrong_is_told_at_once_in_the_order_of_its_places():
+    text = CLEAN
+    broken = ("004", "009", "023", "031", "048", "070", "077")
+    for number, right, wrong in BROKEN:
+        if number in broken and right in text:
+            text = text.replace(right, wrong)
+    found = found_in(text)
+    assert rules_of(found) == set(broken)
+    assert [one.line for one in found] == sorted(one.line for one in found)
+
+
+def test_an_unknown_field_is_told_at_its_line():
+    text = CLEAN.replace("          domain: edge", "          domains: edge")
+    line = text.split("\n").index("          domains: edge") + 1
+    (found,) = found_in(text)
+    assert (found.line, found.rule) == (line, "MW-ISTIO-048")
+    assert "RateLimit has no field 'domains'" in str(found)
+
+
+def test_several_unknown_fields_are_all_told():
+    text = CLEAN.replace("          domain: edge", "          domains: edge\n          stages: 1")
+    assert len(found_in(text)) == 2
+
+
+def test_the_line_of_mesh_configuration_is_that_in_its_config_map():
+    text = CLEAN.replace("timeout: 0.2s", "timeout: 2s", 1)
+    (found,) = found_in(text)
+    assert text.split("\n")[found.line - 1].strip() == "timeout: 2s"
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["meshConfig: {}", "kind: IstioOperator\nspec: {meshConfig: {accessLogFile: x}}"],
+)
+def test_mesh_configuration_is_found_wherever_an_installation_keeps_it(values: str):
+    policies = CLEAN.partition("---\n")[2]
+    assert "002" in rules_of(
+        found_in(f"{policies}---\n{values.replace('{}', '{rootNamespace: r}')}")
+    )
+
+
+ALLOWED = (
+    "kind: PeerAuthentication\nmetadata:\n  name: x\n  namespace: istio-system\n  annotations: {}"
+)
+
+
+def test_an_annotation_with_a_reason_allows_a_finding_and_without_one_does_not():
+    open_mode = CLEAN.replace("STRICT", "PERMISSIVE")
+    place = "kind: PeerAuthentication\nmetadata: {name: default, namespace: istio-system"
+    allowed = f"{place}, annotations: {{meshwarden.io/allow: 'MW-ISTIO-031'"
+    reason = ", meshwarden.io/allow-reason: moving to the mesh until spring"
+    assert found_in(open_mode.replace(place, allowed + reason + "}")) == []
+    assert rules_of(found_in(open_mode.replace(place, allowed + "}"))) == {"031", "090"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_of_keys_changes_nothing(seed: int):
+    """In a clean folder and in a broken one: only lines move."""
+    broken = CLEAN.replace("STRICT", "DISABLE").replace("/open/*", "/open*")
+    for text in (CLEAN, broken):
+        shuffled = yaml.safe_dump_all(
+            [_shuffled(one, random.Random(seed)) for one in yaml.safe_load_all(text)],  # noqa: S311
+            sort_keys=False,
+        )
+        said = {(one.rule, one.what) for one in found_in(shuffled)}
+        assert said == {(one.rule, one.what) for one in found_in(text)}
+
+
+def _shuffled(value: Any, order: random.Random) -> Any:
+    if isinstance(value, dict):
+        keys = list(value)
+        order.shuffle(keys)
+        return {key: _shuffled(value[key], order) for key in keys}
+    if isinstance(value, list):
+        return [_shuffled(child, order) for child in value]
+    return value
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_documents_changes_nothing_but_who_comes_second(seed: int):
+    parts = CLEAN.replace("/open/*", "/open*").split("---\n")
+    random.Random(seed).shuffle(parts)  # noqa: S311
+    assert rules_of(found_in("---\n".join(parts))) == {"023"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: 1", "- 1", "kind: AuthorizationPolicy", "kind: EnvoyFilter\napiVersion: networking.istio.io/v1\nspec: []",
+     "kind: VirtualService\napiVersion: networking.istio.io/v1\nspec: {http: [1, {retries: 3}, {retries: {attempts: x}}]}",
+     "kind: AuthorizationPolicy\napiVersion: security.istio.io/v1\nspec: {rules: [{to: 3}, {to: [{operation: {paths: x}}]}]}",
+     "kind: ConfigMap\nmetadata: {name: istio}\ndata: {mesh: '{'}"],
+)  # fmt: skip
+def test_documents_of_any_shape_stop_nothing(text: str):
+    found_in(text)
+
+
+def test_the_patches_of_a_kustomization_are_no_objects():
+    kustomization = "kind: Kustomization\npatches: [{path: open.yaml}]\n"
+    patch = (
+        "kind: PeerAuthentication\napiVersion: security.istio.io/v1\nspec: {mtls: {mode: DISABLE}}"
+    )
+    documents = [
+        *parse("a/kustomization.yaml", kustomization.encode()),
+        *parse("a/open.yaml", patch.encode()),
+    ]
+    assert findings(documents) == []
+    assert rules_of(findings(documents[1:])) == {"031"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1m30s", 90), ("150ms", 0.15), ("0.2s", 0.2), ("5", None), ("", None), (None, None)],
+)
+def test_durations_are_read_as_go_writes_them(text: Any, expected: float | None):
+    assert seconds(text) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_the_page_explains_every_rule():
+    page = mistakes_page()
+    assert all(f"## {name}: {one.title}" in page for name, one in RULES.items())
+    assert page == (CHECKOUT / "docs/reference/istio_mistakes.md").read_text()
+
+
+def test_an_id_stands_for_one_rule_only():
+    with pytest.raises(ValueError, match="stands twice"):
+        rule(1, Severity.ERROR, "", why="", fix="")(lambda _mesh: iter(()))
