@@ -27,6 +27,8 @@ ISTIO = "istio.io"
 GATEWAY_API = "gateway.networking.k8s.io"
 GATEWAY_NAME_LABEL = "gateway.networking.k8s.io/gateway-name"
 WAYPOINT_CLASS = "istio-waypoint"
+OPERATORS_GATEWAY = {"istio": "ingressgateway", "app": "istio-ingressgateway"}
+"""The labels of the ingress gateway that the profiles `default` and `demo` install."""
 DOMAIN = "svc.cluster.local"
 _TEMPLATES = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Rollout"}
 
@@ -173,6 +175,11 @@ class Mesh:
         yield Workload(document, path[:-1], where, own, is_injected or is_gateway, is_gateway)
 
     def _gateways(self) -> Iterator[Workload]:
+        for document in self.documents:
+            profile = text(document.value, "spec", "profile") or "default"
+            if document.kind == "IstioOperator" and profile in ("default", "demo"):
+                where = namespace(document)
+                yield Workload(document, (), where, dict(OPERATORS_GATEWAY), is_gateway=True)
         for document in self.of("Gateway"):
             own = labels(document.value, "spec", "selector")
             path: Path = ("spec", "selector")
@@ -191,6 +198,11 @@ class Mesh:
     def custom(self) -> Iterator[Document]:
         """The AuthorizationPolicies that ask an external authorizer."""
         return (d for d in self.policies if text(d.value, "spec", "action") == "CUSTOM")
+
+    def in_reach(self, document: Document) -> list[Workload]:
+        """The workloads of a resource's namespace; of every one where it is the root namespace."""
+        where = namespace(document)
+        return [one for one in self.workloads if where in (one.namespace, self.root_namespace)]
 
     def covers(self, document: Document, workload: Workload) -> bool:
         """Whether a resource with `selector`, `workloadSelector` or `targetRefs` is for a

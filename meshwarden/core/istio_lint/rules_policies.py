@@ -12,6 +12,7 @@ from meshwarden.core.istio_lint.values import at, items, mapping, selects, text,
 
 NORMALIZATION = "DECODE_AND_MERGE_SLASHES"
 SELECTING = ("AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "EnvoyFilter")
+JOINING = "meshwarden.io/"
 _NO_PATH = re.compile(r"%[0-9A-Fa-f]{2}|[?#]")
 
 
@@ -207,21 +208,42 @@ def impossible_path(mesh: Mesh) -> Iterator[Spot]:
     Severity.ERROR,
     "A selector that selects nothing",
     why="A policy or filter for labels that no workload has is accepted, and does nothing.",
-    fix="use the labels of the workload's Pods; check its manifest together with this one",
+    fix="use the labels of the workload's Pods",
 )
 def selects_nothing(mesh: Mesh) -> Iterator[Spot]:
+    for document, path, wanted, told in _selecting_nothing(mesh):
+        if any(wanted.keys() <= workload.labels.keys() for workload in mesh.in_reach(document)):
+            what = f"workloads have other values than {told} in namespace {namespace(document)}"
+            yield Spot(document, path, what)
+
+
+@rule(
+    35,
+    Severity.WARNING,
+    "A selector for workloads that were not read",
+    why="Whether any workload has these labels stands in other manifests; where none has, the "
+    "policy or filter does nothing. Labels of `meshwarden.io` are for workloads to join by, and "
+    "may be without any.",
+    fix="check the workloads' manifests together with this one: repeat `--istio`",
+)
+def selects_unseen(mesh: Mesh) -> Iterator[Spot]:
+    for document, path, wanted, told in _selecting_nothing(mesh):
+        has_keys = any(wanted.keys() <= one.labels.keys() for one in mesh.in_reach(document))
+        if not has_keys and not any(key.startswith(JOINING) for key in wanted):
+            what = f"no workload in what was read has {told} in namespace {namespace(document)}"
+            yield Spot(document, path, what)
+
+
+def _selecting_nothing(mesh: Mesh) -> Iterator[tuple[Document, Path, dict[str, str], str]]:
+    """Each resource whose selector fits no workload in its reach: itself, where the selector
+    stands, and the selector, also as text.
+    """
     for kind in SELECTING:
         for document in mesh.of(kind):
             path, wanted = selector_of(document)
-            where = namespace(document)
-            if wanted and not any(
-                selects(wanted, workload.labels)
-                for workload in mesh.workloads
-                if where in (workload.namespace, mesh.root_namespace)
-            ):
+            if wanted and not any(selects(wanted, one.labels) for one in mesh.in_reach(document)):
                 told = ", ".join(f"{key}={value}" for key, value in sorted(wanted.items()))
-                what = f"no workload in what was read has {told} in namespace {where}"
-                yield Spot(document, path, what)
+                yield document, path, wanted, told
 
 
 @rule(

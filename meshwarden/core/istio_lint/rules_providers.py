@@ -30,6 +30,8 @@ def prefixed_names(mesh: Mesh) -> Iterator[Spot]:
         for other_index, other in enumerate(mesh.providers):
             if index == other_index or not provider.name.startswith(other.name):
                 continue
+            if provider.config is not other.config:
+                continue  # Two ways to install, of which one is used.
             if provider.name == other.name and index < other_index:
                 continue
             what = f"the provider name '{provider.name}' begins with that of '{other.name}'"
