@@ -14,6 +14,7 @@ import typer
 from meshwarden.cli.chosen_options import Setting, chosen, print_options
 from meshwarden.cli.output import print_line, write_files
 from meshwarden.cli.render_istio import istio
+from meshwarden.cli.render_resilience import resilience
 from meshwarden.core.faults import Misconfigured
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 
 app.command("istio")(istio)
+app.command("resilience")(resilience)
 
 
 @app.command("envoy")
