@@ -247,8 +247,8 @@ def unknown_type(mesh: Mesh) -> Iterator[Spot]:
     48,
     Severity.ERROR,
     "A field that Envoy's type does not have, or a value that it does not take",
-    why="`istioctl validate` warns at most, with exit status 0; istiod drops the patch or the "
-    "proxy refuses the update (istio#38358).",
+    why="`istioctl validate` warns at most, with exit status 0; istiod leaves the field out and "
+    "applies the rest, or the proxy refuses the update (istio#38358).",
     fix="write the field as Envoy's API reference does",
 )
 def unknown_field(mesh: Mesh) -> Iterator[Spot]:

@@ -56,7 +56,8 @@ def _exempting(policy: Document) -> Iterator[tuple[Path, list[str], list[str]]]:
     20,
     Severity.ERROR,
     "Dry run of a CUSTOM policy",
-    why="The annotation does nothing with CUSTOM: the policy is in force.",
+    why="The annotation does nothing with CUSTOM: the policy is in force. `istioctl validate` "
+    "refuses it, an API server without istiod's webhook takes it.",
     fix="remove the annotation; run the policy in shadow in Meshwarden (`mode: shadow`)",
 )
 def dry_run(mesh: Mesh) -> Iterator[Spot]:
