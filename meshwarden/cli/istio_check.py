@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from meshwarden.adapters.folder_source import FolderSource
-from meshwarden.cli.output import print_json, print_line
+from meshwarden.cli.output import print_json, print_line, problem_values
 from meshwarden.core.documents import Document, parse
 from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
 from meshwarden.core.istio_lint.check import findings
@@ -28,20 +28,27 @@ def check_istio(folders: Iterable[str], *, as_json: bool) -> int:
         print_json(
             {
                 "ok": not errors,
-                "problems": [{"file": p.file, "line": p.line, "problem": p.what} for p in problems],
+                "problems": problem_values(problems),
                 "findings": [_as_value(one) for one in found],
             }
         )
         return 1 if errors else 0
     for told in [*problems, *found]:
         print_line(str(told))
-    warnings = len(found) + len(problems) - errors
-    outcome = "ok" if not errors else "faults"
+    counts = (
+        _counted(len(documents), "object"),
+        _counted(errors, "error"),
+        _counted(len(found) + len(problems) - errors, "warning"),
+    )
     print_line(
-        f"{outcome}: {len(documents)} documents, {errors} errors, {warnings} warnings"
+        f"{'faults' if errors else 'ok'}: {', '.join(counts)}"
         + (" (docs/reference/istio_mistakes.md explains them)" if found else "")
     )
     return 1 if errors else 0
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def read_manifests(folders: Iterable[str]) -> tuple[list[Document], list[Problem]]:

@@ -5,6 +5,7 @@ does it: retries of what may be sent again, and of nothing else.
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,17 @@ def test_istios_own_checks_take_every_file():
         said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         assert said.returncode == 0, said.stderr
         assert "arning" not in said.stdout + said.stderr
+
+
+def test_our_own_check_finds_nothing_in_what_this_repository_applies():
+    said = subprocess.run(
+        [sys.executable, "-m", "meshwarden.cli", "check", "--istio", CHECKOUT / "istio"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (said.returncode, said.stdout.partition(":")[0]) == (0, "ok"), said.stdout
 
 
 def test_the_api_server_takes_them_with_strict_validation(mesh: IstioMesh):

@@ -243,8 +243,8 @@ def test_the_name_of_a_provider_is_compared_as_a_prefix(gateway: Gateway):
 def test_a_patch_beside_a_filter_that_is_not_there_does_nothing(gateway: Gateway):
     gateway.apply("060", envoy_filter(lua("beside", "INSERT_BEFORE", "envoy.router"), priority=1))
     gateway.mesh.apply(envoy_filter(lua("seen"), "seen"))
-    wait_until(lambda: "seen" in http_filters(gateway.envoy, gateway.port), "the other is there")
-    assert "beside" not in http_filters(gateway.envoy, gateway.port)
+    wait_until(lambda: "seen" in names(gateway), "the other is there")
+    assert "beside" not in names(gateway)
 
 
 def test_a_patch_on_a_route_of_another_name_does_nothing(gateway: Gateway):
@@ -259,7 +259,7 @@ def test_a_patch_on_a_route_of_another_name_does_nothing(gateway: Gateway):
     }
     gateway.apply("062", envoy_filter(patch))
     gateway.mesh.apply(envoy_filter(lua("seen"), "seen"))
-    wait_until(lambda: "seen" in http_filters(gateway.envoy, gateway.port), "the other is there")
+    wait_until(lambda: "seen" in names(gateway), "the other is there")
     assert "rate_limits" not in json.dumps(config_dump(gateway.envoy))
 
 
@@ -269,9 +269,9 @@ def test_a_later_first_stands_in_front_of_the_stripping(gateway: Gateway):
     stripping = lua("strip")
     stripping["patch"]["value"]["typed_config"] = {"@type": kind, "mutations": mutations}
     gateway.apply("043", envoy_filter(stripping, "strip"), envoy_filter(lua("reads"), "z-reads"))
-    wait_until(lambda: "reads" in http_filters(gateway.envoy, gateway.port), "both are there")
-    names = http_filters(gateway.envoy, gateway.port)
-    assert names.index("reads") < names.index("strip")
+    wait_until(lambda: "reads" in names(gateway), "both are there")
+    order = names(gateway)
+    assert order.index("reads") < order.index("strip")
 
 
 def test_a_field_that_does_not_exist_is_left_out_without_a_word(gateway: Gateway):
@@ -279,9 +279,26 @@ def test_a_field_that_does_not_exist_is_left_out_without_a_word(gateway: Gateway
     patch["patch"]["value"]["typed_config"]["inline_sauce"] = "x"
     gateway.apply("048", envoy_filter(patch, priority=1))
     gateway.mesh.apply(envoy_filter(lua("seen"), "seen"))
-    wait_until(lambda: "seen" in http_filters(gateway.envoy, gateway.port), "the other is there")
-    assert "unknown" in http_filters(gateway.envoy, gateway.port)
+    wait_until(lambda: "seen" in names(gateway), "the other is there")
+    assert "unknown" in names(gateway)
     assert "inline_sauce" not in json.dumps(config_dump(gateway.envoy))
+
+
+def test_the_authorizer_is_asked_before_a_token_is_validated(gateway: Gateway):
+    selector = {"matchLabels": LABELS}
+    keys = json.dumps({"keys": [{"kty": "RSA", "kid": "1", "e": "AQAB", "n": "sXchDaQebHnPiG"}]})
+    rule = {"issuer": "https://issuer.example.com", "jwks": keys}
+    tokens = {"selector": selector, "jwtRules": [rule]}
+    gateway.apply("021", policy(), resource(SECURITY, "RequestAuthentication", tokens))
+    wait_until(lambda: "envoy.filters.http.jwt_authn" in names(gateway), "both are in force")
+    order = names(gateway)
+    asked = order.index("envoy.filters.http.ext_authz")
+    assert asked < order.index("envoy.filters.http.jwt_authn")
+    gateway.mesh.api.kubectl("delete", "requestauthentication", "--all", "-n", PLACE)
+
+
+def names(gateway: Gateway) -> list[str]:
+    return http_filters(gateway.envoy, gateway.port)
 
 
 def test_a_write_is_executed_three_times(gateway: Gateway):

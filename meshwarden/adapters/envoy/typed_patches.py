@@ -2,7 +2,8 @@
 unknown fields.
 
 Takes and gives plain values. Known weakness: it knows the fields of envoy-data-plane and
-`newer_fields.py`, and no types of Istio's own.
+`newer_fields.py`, and no types of Istio's own; of several wrong values in one patch it tells the
+first.
 """
 
 from __future__ import annotations
