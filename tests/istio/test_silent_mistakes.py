@@ -26,6 +26,7 @@ from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.replica_process import running_replica
 from tests.support.shop_mesh import ORDERS, service
+from tests.support.tokens import jwks, rsa_signer
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -286,7 +287,7 @@ def test_a_field_that_does_not_exist_is_left_out_without_a_word(gateway: Gateway
 
 def test_the_authorizer_is_asked_before_a_token_is_validated(gateway: Gateway):
     selector = {"matchLabels": LABELS}
-    keys = json.dumps({"keys": [{"kty": "RSA", "kid": "1", "e": "AQAB", "n": "sXchDaQebHnPiG"}]})
+    keys = json.dumps(jwks(rsa_signer()))
     rule = {"issuer": "https://issuer.example.com", "jwks": keys}
     tokens = {"selector": selector, "jwtRules": [rule]}
     gateway.apply("021", policy(), resource(SECURITY, "RequestAuthentication", tokens))
