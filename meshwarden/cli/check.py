@@ -1,4 +1,7 @@
-"""`meshwarden check DIR`: whether policies and limits would be taken; every fault at once."""
+"""`meshwarden check DIR`: whether policies and limits would be taken; every fault at once.
+
+With `--istio`, the mistakes in manifests that Istio takes without a word.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,15 @@ MergeDomainConfigs = Annotated[
         help="With -config_dir: several files may describe one domain.",
     ),
 ]
+IstioDirs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--istio",
+        metavar="DIR",
+        help="Check Istio's manifests in DIR (`-`: standard input) for mistakes that fail "
+        "silently; repeat it for what belongs together, mesh configuration included.",
+    ),
+]
 
 
 def check(
@@ -36,12 +48,15 @@ def check(
         Path | None, typer.Argument(metavar="DIR", help="Folder of policies and limits.")
     ] = None,
     as_json: AsJson = False,
+    istio: IstioDirs = None,
     config_dir: ConfigDir = None,
     merge_domain_configs: MergeDomainConfigs = False,
 ) -> None:
     """Validate policies and limits: print every fault with file, line and a hint.
 
     [bold]Example:[/bold] meshwarden check examples/quickstart
+    [bold]Example:[/bold] kubectl kustomize overlays/production | meshwarden check --istio - --istio
+    install
 
     Exit status: 0 all of it would be taken; 1 it has faults; 2 DIR is no folder.
     """
@@ -49,6 +64,10 @@ def check(
         from meshwarden.cli.reference_check import check_as_the_reference
 
         raise typer.Exit(check_as_the_reference(config_dir, merges_domains=merge_domain_configs))
+    if istio:
+        from meshwarden.cli.istio_check import check_istio
+
+        raise typer.Exit(check_istio(istio, as_json=as_json))
     if folder is None:
         raise Misconfigured("name the folder to check: meshwarden check DIR")
     found = configuration_folder.problems(folder)

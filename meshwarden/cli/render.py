@@ -14,6 +14,7 @@ import typer
 from meshwarden.cli.chosen_options import Setting, chosen, print_options
 from meshwarden.cli.output import print_line, write_files
 from meshwarden.cli.render_istio import istio
+from meshwarden.cli.render_resilience import resilience
 from meshwarden.core.faults import Misconfigured
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 
 app.command("istio")(istio)
+app.command("resilience")(resilience)
 
 
 @app.command("envoy")
@@ -80,6 +82,7 @@ def reference_files() -> dict[str, str]:
     import ratelimit_service.app
     from ext_authz.core.conditions import VARIABLES
     from meshwarden.adapters.settings import reference_page
+    from meshwarden.core.istio_lint.check import mistakes_page
 
     pages = {
         "ext_authz_settings.md": reference_page(ext_authz.app.Settings, "ext_authz"),
@@ -91,6 +94,7 @@ def reference_files() -> dict[str, str]:
             {name: (kind.name(), text) for name, (kind, text) in VARIABLES.items()}
         ),
     }
+    pages["istio_mistakes.md"] = mistakes_page()
     schemas = json_schemas()
     schemas["any"] = {
         "$schema": SCHEMA_DIALECT,

@@ -68,8 +68,9 @@ class Document:
 class _Reader:
     """Turns the nodes of one document into a value and the lines of its paths."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, *, takes_scalar_keys: bool) -> None:
         self.file = file
+        self._takes_scalar_keys = takes_scalar_keys
         self.lines: dict[Path, int] = {}
         self.problems: list[Problem] = []
         self._constructor = yaml.SafeLoader("")
@@ -99,7 +100,9 @@ class _Reader:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            if key_node.tag != "tag:yaml.org,2002:str":
+            if key_node.tag != "tag:yaml.org,2002:str" and not (
+                self._takes_scalar_keys and key_node.tag.endswith((":int", ":bool"))
+            ):
                 self.problems.append(Problem(self.file, line, *_key_fault(key_node)))
                 continue
             key = str(key_node.value)
@@ -167,11 +170,15 @@ def decode(file: str, content: bytes) -> str:
         ) from None
 
 
-def parse(file: str, content: bytes) -> list[Document]:
-    """The documents of one YAML file. Raises `InvalidInput` with everything that is wrong in it."""
+def parse(file: str, content: bytes, *, takes_scalar_keys: bool = False) -> list[Document]:
+    """The documents of one YAML file. Raises `InvalidInput` with everything that is wrong in it.
+
+    With `takes_scalar_keys` a number or a boolean as a key is the text that stands there, as
+    Kubernetes takes it.
+    """
     documents, problems = [], []
     for node in compose(file, decode(file, content)):
-        reader = _Reader(file)
+        reader = _Reader(file, takes_scalar_keys=takes_scalar_keys)
         try:
             value = reader.value(node, ())
         except RecursionError:

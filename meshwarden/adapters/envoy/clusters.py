@@ -23,6 +23,15 @@ EXT_AUTHZ_CLUSTER = "ext_authz"
 RATELIMIT_CLUSTER = "ratelimit"
 
 Protocol = Literal["http1", "http2"]
+CONNECTIONS_AT_MOST = 1024
+REQUESTS_AT_MOST = 1024
+"""Of one proxy to all hosts of one workload."""
+UPSTREAM_IDLE_SECONDS = 30
+"""Shorter than the keep-alive of usual servers, so that no request meets a closing socket."""
+FAILURES_IN_A_ROW = 5
+EJECTED_PERCENT_AT_MOST = 50
+RETRIES_ALWAYS_ALLOWED = 3
+"""However few requests are in flight."""
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -48,10 +57,11 @@ def _upstream(options: EnvoyOptions) -> cluster.Cluster:
     result.per_connection_buffer_limit_bytes = options.buffer_bytes_at_most
     result.health_checks = [check]
     result.outlier_detection = _outlier_detection()
-    result.circuit_breakers = _circuit_breakers(options, requests=1024)
+    result.circuit_breakers = _circuit_breakers(options, requests=REQUESTS_AT_MOST)
     result.typed_extension_protocol_options = {
-        # Shorter than the keep-alive of usual servers, so that no request meets a closing socket.
-        HTTP_OPTIONS: packed(_protocol(options.upstream_protocol, idle_seconds=30))
+        HTTP_OPTIONS: packed(
+            _protocol(options.upstream_protocol, idle_seconds=UPSTREAM_IDLE_SECONDS)
+        )
     }
     return result
 
@@ -104,26 +114,27 @@ def _health_check() -> core.HealthCheck:
 def _outlier_detection() -> cluster.OutlierDetection:
     """A host that fails five times in a row rests; never more than half of the hosts at once."""
     return cluster.OutlierDetection(
-        consecutive_gateway_failure=5,
+        consecutive_gateway_failure=FAILURES_IN_A_ROW,
         enforcing_consecutive_gateway_failure=100,
         split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=5,
+        consecutive_local_origin_failure=FAILURES_IN_A_ROW,
         interval=seconds(5),
         base_ejection_time=seconds(10),
         max_ejection_time=seconds(120),
-        max_ejection_percent=50,
+        max_ejection_percent=EJECTED_PERCENT_AT_MOST,
         always_eject_one_host=False,
     )
 
 
 def _circuit_breakers(options: EnvoyOptions, *, requests: int) -> cluster.CircuitBreakers:
     budget = cluster.CircuitBreakersThresholdsRetryBudget(
-        budget_percent=kinds.Percent(value=options.retry_budget_percent), min_retry_concurrency=3
+        budget_percent=kinds.Percent(value=options.retry_budget_percent),
+        min_retry_concurrency=RETRIES_ALWAYS_ALLOWED,
     )
     return cluster.CircuitBreakers(
         thresholds=[
             cluster.CircuitBreakersThresholds(
-                max_connections=1024,
+                max_connections=CONNECTIONS_AT_MOST,
                 max_pending_requests=requests,
                 max_requests=requests,
                 retry_budget=budget,

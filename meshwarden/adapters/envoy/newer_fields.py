@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+NEWER_FIELDS = {("RateLimit", "enable_retry_after_header")}
+"""Message and field, for who checks what others wrote."""
+
 RATELIMIT_TYPE = "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit"
 
 

@@ -17,6 +17,9 @@ from meshwarden.adapters.envoy.typed import seconds
 IDEMPOTENT_METHODS = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
 """RFC 9110 section 9.2.2."""
 RETRY_IDEMPOTENT_ON = "connect-failure,refused-stream,reset,retriable-status-codes"
+RETRIED_STATUSES = (503,)
+BACK_OFF_SECONDS = 0.025
+"""The first pause before a retry; it grows exponentially to ten times that, with jitter."""
 RETRY_ALWAYS_ON = "connect-failure,refused-stream"
 """The upstream has not begun with such a request."""
 REMOVED_BEFORE_THE_UPSTREAM = ("proxy-authorization",)
@@ -65,7 +68,7 @@ def _action(options: EnvoyOptions, retry_policy: route.RetryPolicy) -> route.Rou
 
 def _retry_idempotent(options: EnvoyOptions) -> route.RetryPolicy:
     policy = _retry(options, RETRY_IDEMPOTENT_ON)
-    policy.retriable_status_codes = [503]
+    policy.retriable_status_codes = list(RETRIED_STATUSES)
     policy.per_try_timeout = seconds(options.upstream_timeout_seconds / 2)
     return policy
 
@@ -76,7 +79,7 @@ def _retry(options: EnvoyOptions, retry_on: str) -> route.RetryPolicy:
         retry_on=retry_on,
         num_retries=options.retries_at_most,
         retry_back_off=route.RetryPolicyRetryBackOff(
-            base_interval=seconds(0.025), max_interval=seconds(0.25)
+            base_interval=seconds(BACK_OFF_SECONDS), max_interval=seconds(10 * BACK_OFF_SECONDS)
         ),
     )
 
