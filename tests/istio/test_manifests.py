@@ -37,7 +37,7 @@ def api() -> Iterator[KubernetesApi]:
         for name in ("istio", "gateway-api"):
             api.kubectl(*APPLY, "-f", tool(f"crds/{name}"))
         if (ISTIO / "crds").exists():
-            api.kubectl(*APPLY, "-f", ISTIO / "crds")
+            api.kubectl(*APPLY, "-k", ISTIO / "crds")
         api.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
         api.apply(namespace("istio-system"))
         yield api
