@@ -1,4 +1,4 @@
-"""The Gateway API form: istiod attaches to a Gateway by name what the label form attaches to Pods."""
+"""The Gateway API form: what the label form attaches to Pods is attached to a Gateway by name."""
 
 from __future__ import annotations
 
