@@ -62,5 +62,6 @@ def _problem(detail: Any, values: dict[str, str], known: list[str]) -> Problem:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "`--options` lists them"
         return Problem("", 0, f"--set {name}: there is no such option", hint)
-    what = detail["msg"].replace("Input should be", "must be").partition(", unable to parse")[0]
+    what = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    what = what.partition(", unable to parse")[0]
     return Problem("", 0, f"--set {name}={values[name]}: {what}", "`--options` lists them")

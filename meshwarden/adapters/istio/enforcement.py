@@ -141,7 +141,7 @@ def identity_from_gateway(options: IstioOptions, facts: PolicyFacts) -> dict[str
     )
     rules = [
         {
-            "from": [{"source": {"notPrincipals": [options.gateway_principal]}}],
+            "from": [{"source": {"notPrincipals": options.gateway_principals}}],
             "when": [{"key": f"request.headers[{spelling}]", "values": ["*"]}],
         }
         for spelling in spellings

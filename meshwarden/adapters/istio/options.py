@@ -25,6 +25,9 @@ DnsLabel = Annotated[
 LabelText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9./_-]{1,317}$")]
 IstioVersion = Annotated[str, StringConstraints(pattern=r"^1\.[0-9]{1,3}$")]
 
+GATEWAY_API_ACCOUNT = "meshwarden-istio"
+"""The ServiceAccount that istiod makes for the Gateway `meshwarden` of the class `istio`."""
+
 
 def _listed(value: Any) -> Any:
     """`a,b` of the command line as a list."""
@@ -184,9 +187,12 @@ class IstioOptions(BaseModel):
         return tuple(dict.fromkeys(named))
 
     @property
-    def gateway_principal(self) -> str:
-        """The gateway's identity as Istio writes it: without `spiffe://`."""
-        return f"{self.trust_domain}/ns/{self.gateway_namespace}/sa/{self.gateway_service_account}"
+    def gateway_principals(self) -> list[str]:
+        """The identities of the ingress gateway and of the one that istiod deploys for the Gateway
+        API, as Istio writes them: without `spiffe://`.
+        """
+        place = f"{self.trust_domain}/ns/{self.gateway_namespace}/sa"
+        return [f"{place}/{self.gateway_service_account}", f"{place}/{GATEWAY_API_ACCOUNT}"]
 
     def host(self, service: str) -> str:
         """The full DNS name of a Service of ours."""

@@ -43,7 +43,8 @@ def _callers(options: IstioOptions, name: str) -> dict[str, Any]:
     """Who may ask: workloads of the mesh, of `caller_namespaces` where they are named.
 
     Whoever may ask the rate-limit service can use up anybody's limit, and whoever may ask the
-    authorizer can try credentials out: name the namespaces.
+    authorizer can try credentials out: name the namespaces. Ports alone, and no methods, so that
+    ztunnel, which knows no HTTP, can enforce it as well.
     """
     ports = PORTS[name]
     source: dict[str, Any] = {"principals": ["*"]}
@@ -63,7 +64,7 @@ def _callers(options: IstioOptions, name: str) -> dict[str, Any]:
                     "from": [{"source": source}],
                     "to": [{"operation": {"ports": [str(ports.grpc), str(ports.streaming)]}}],
                 },
-                {"to": [{"operation": {"ports": [str(ports.http)], "methods": ["GET"]}}]},
+                {"to": [{"operation": {"ports": [str(ports.http)]}}]},
             ],
         },
     )

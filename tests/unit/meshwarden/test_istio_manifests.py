@@ -29,6 +29,7 @@ from meshwarden.adapters.istio.descriptors import rate_limits
 from meshwarden.adapters.istio.gateways import gateway_api, ingress
 from meshwarden.cli.mesh_facts import policy_facts
 from meshwarden.core.faults import Misconfigured
+from tests.support.command_line import command_line
 from tests.support.processes import CHECKOUT
 
 EXAMPLES = CHECKOUT / "examples"
@@ -335,3 +336,32 @@ def test_ports_say_what_they_speak():
     for service in of_kind("Service", rendered()):
         for port in service["spec"]["ports"]:
             assert port["name"].partition("-")[0] == port["appProtocol"]
+
+
+def test_the_command_writes_below_a_folder_prints_without_one_and_lists_its_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    run = command_line(monkeypatch, capsys)
+    folder = EXAMPLES / "public_website"
+    asked = ("render", "istio", "--config", folder, "--set", "replicas=4")
+    written = run(*asked, "--out", tmp_path)
+    assert written.status == 0, written.errors
+    assert "replicas: 4" in (tmp_path / "base/ext-authz.yaml").read_text()
+    assert str(tmp_path / "install/istiod-values.yaml") in written.output
+    printed = run(*asked)
+    assert "# base/ext-authz.yaml" in printed.output
+    assert list(yaml.load_all(printed.output, yaml.CSafeLoader))
+    listed = run("render", "istio", "--options").output
+    assert "gateway_labels=istio=ingressgateway  #" in listed
+    assert "istio_versions=1.31  #" in listed
+
+
+def test_every_wrong_option_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run = command_line(monkeypatch, capsys)
+    wrong = ("replica=4", "descriptor_headers=tenant", "istio_versions=1.x")
+    done = run("render", "istio", *(word for one in wrong for word in ("--set", one)))
+    assert done.status == 2
+    for told in ("did you mean 'replicas'?", "write KEY=VALUE", "istio_versions=1.x: String"):
+        assert told in done.errors
