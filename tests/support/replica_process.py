@@ -4,9 +4,8 @@
 
 Every answer names the replica (`x-replica`) and repeats what arrived. `PUT /-/mode/MODE`, asked
 directly, changes what later requests meet: `well`, `unavailable` (503), `reset`, `slow` (it
-answers after a second), or `struggling` (503 after a third of one). To hang it, pause the process; to
-end it, kill it. SIGTERM lets requests
-under way end, as a workload should.
+answers after a second), or `struggling` (503 after a third of one). To hang it, pause the process;
+to end it, kill it. SIGTERM lets requests under way end, as a workload should.
 """
 
 from __future__ import annotations

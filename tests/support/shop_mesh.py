@@ -19,6 +19,7 @@ import httpx2
 import yaml
 
 from ext_authz.core.api_keys import make_key
+from meshwarden.adapters.istio.resilience import ResilienceOptions, for_service
 from tests.support.check_requests import access_policy
 from tests.support.envoy import RunningEnvoy
 from tests.support.istio_mesh import (
@@ -95,73 +96,21 @@ def ingress(port: int) -> dict[str, Any]:
 
 
 def workload_of_the_shop(*, version: str = "1") -> list[dict[str, Any]]:
-    """Orders, and the way to it from the gateway, which answers with `x-version`."""
-    text = f"""
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {{name: orders, namespace: {SHOP}}}
-spec:
-  hosts: ["{HOST}"]
-  gateways: [{SYSTEM}/ingress]
-  http:
-  - name: idempotent
-    match:
-    - method: {{regex: GET|HEAD|OPTIONS|TRACE|PUT|DELETE}}
-    timeout: 5s
-    retries:
-      attempts: 2
-      perTryTimeout: 0.5s
-      retryOn: connect-failure,refused-stream,reset,retriable-status-codes,503
-      retryIgnorePreviousHosts: true
-    headers: &version {{response: {{set: {{x-version: "{version}"}}}}}}
-    route: &orders
-    - destination: {{host: {ORDERS}, port: {{number: 8000}}}}
-  - name: not-idempotent
-    timeout: 5s
-    retries: {{attempts: 2, retryOn: "connect-failure,refused-stream"}}
-    headers: *version
-    route: *orders
----
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {{name: orders, namespace: {SHOP}}}
-spec:
-  host: {ORDERS}
-  trafficPolicy:
-    loadBalancer: {{simple: LEAST_REQUEST}}
-    connectionPool:
-      tcp: {{maxConnections: 256, connectTimeout: 0.25s}}
-      http: {{http1MaxPendingRequests: 256, maxRetries: 16, idleTimeout: 30s}}
-    retryBudget: {{percent: 20, minRetryConcurrency: 3}}
-    outlierDetection:
-      consecutive5xxErrors: 3
-      consecutiveGatewayErrors: 3
-      interval: 0.5s
-      baseEjectionTime: 1s
-      maxEjectionPercent: 50
-      minHealthPercent: 0
-"""
-    return [
-        namespace(SHOP),
-        service("orders", SHOP, ORDERS_LABELS, http=8000),
-        *yaml.safe_load_all(text),
-    ]
+    """Orders, and the way to it from the gateway, which answers with `x-version`; its resilience
+    is what `meshwarden render resilience` writes.
+    """
+    options = ResilienceOptions(
+        name="orders", namespace=SHOP, host=ORDERS, port=8000, gateways=(f"{SYSTEM}/ingress",)
+    )
+    rule, routes = for_service(options)
+    routes["spec"]["hosts"] = [HOST]
+    for route in routes["spec"]["http"]:
+        route["headers"] = {"response": {"set": {"x-version": version}}}
+    return [namespace(SHOP), service("orders", SHOP, ORDERS_LABELS, http=8000), rule, routes]
 
 
 AUTHZ_LABELS = {"app.kubernetes.io/name": "ext-authz"}
 LIMITER_LABELS = {"app.kubernetes.io/name": "ratelimit"}
-_AT_ONCE = f"""
-apiVersion: networking.istio.io/v1alpha3
-kind: EnvoyFilter
-metadata: {{name: ejections-at-once, namespace: {SYSTEM}}}
-spec:
-  workloadSelector: {{labels: {GATEWAY_LABELS}}}
-  priority: 10
-  configPatches:
-  - applyTo: CLUSTER    # An ejection is in force at once, not with the updates of a whole second.
-    match: {{context: GATEWAY}}
-    patch: {{operation: MERGE, value: {{common_lb_config: {{update_merge_window: 0s}}}}}}
-"""
 
 
 def mesh_config() -> dict[str, Any]:
@@ -187,7 +136,7 @@ def installation() -> list[dict[str, Any]]:
         if document["kind"] == "DestinationRule":
             document["spec"]["trafficPolicy"]["tls"]["mode"] = "DISABLE"
         found.append(document)
-    return [*found, *yaml.safe_load_all(_AT_ONCE)]
+    return found
 
 
 @dataclass

@@ -90,7 +90,9 @@ def _cluster(name: str, host: str, port: int) -> cluster.Cluster:
         type=discovery.STATIC if is_ip_address(host) else discovery.STRICT_DNS,
         # Half of the hosts sick: ask them all the same. One host alone is so never given up.
         common_lb_config=cluster.ClusterCommonLbConfig(
-            healthy_panic_threshold=kinds.Percent(value=50)
+            healthy_panic_threshold=kinds.Percent(value=50),
+            # A host that rests is not asked from now on, and not from the next second on.
+            update_merge_window=seconds(0),
         ),
         load_assignment=endpoint.ClusterLoadAssignment(
             cluster_name=name, endpoints=[endpoint.LocalityLbEndpoints(lb_endpoints=[place])]
@@ -112,12 +114,14 @@ def _health_check() -> core.HealthCheck:
 
 
 def _outlier_detection() -> cluster.OutlierDetection:
-    """A host that fails five times in a row rests; never more than half of the hosts at once."""
+    """A host that fails five times in a row rests; never more than half of the hosts at once.
+
+    Failures are not split by origin: with each connection that opens and is then reset a success
+    would stand between two failures, and such a host would never rest.
+    """
     return cluster.OutlierDetection(
         consecutive_gateway_failure=FAILURES_IN_A_ROW,
         enforcing_consecutive_gateway_failure=100,
-        split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=FAILURES_IN_A_ROW,
         interval=seconds(5),
         base_ejection_time=seconds(10),
         max_ejection_time=seconds(120),

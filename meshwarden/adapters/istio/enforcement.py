@@ -22,6 +22,7 @@ from meshwarden.adapters.istio.names import (
     LIMIT_LABEL,
     PROVIDER,
     SIDECAR_INBOUND,
+    SIDECAR_OUTBOUND,
     document,
 )
 from meshwarden.adapters.istio.options import IstioOptions
@@ -66,6 +67,13 @@ def gateway_filters(
             priority=envoy_filters.MERGED,
             **where,
         ),
+        envoy_filters.envoy_filter(
+            f"{name}-ejections",
+            [envoy_filters.at_once_patch(options, GATEWAY)],
+            namespace=namespace,
+            priority=envoy_filters.MERGED,
+            **where,
+        ),
         *_filters(name, options, facts, context=GATEWAY, namespace=namespace, **where),
     ]
 
@@ -96,6 +104,13 @@ def at_sidecars(options: IstioOptions, facts: PolicyFacts) -> Documents:
             context=SIDECAR_INBOUND,
             namespace=options.root_namespace,
             selected={LIMIT_LABEL: AT_SIDECAR},
+        ),
+        envoy_filters.envoy_filter(
+            "meshwarden-sidecar-ejections",
+            [envoy_filters.at_once_patch(options, SIDECAR_OUTBOUND)],
+            namespace=options.root_namespace,
+            priority=envoy_filters.MERGED,
+            selected={AUTHORIZE_LABEL: AT_SIDECAR},
         ),
         identity_from_gateway(options, facts),
     ]

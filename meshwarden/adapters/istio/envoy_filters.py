@@ -118,6 +118,20 @@ def limits_patch(options: IstioOptions, limits: list[dict[str, Any]], context: s
     return _virtual_host_patch(options, context, {"rate_limits": limits})
 
 
+def at_once_patch(options: IstioOptions, context: str) -> Patch:
+    """An endpoint that rests is not asked from now on: Envoy else gathers such updates for a
+    second, as long as a first rest is. Istio has no word for it.
+    """
+    return {
+        "applyTo": "CLUSTER",
+        "match": {"context": context, "proxy": {"proxyVersion": options.proxy_version}},
+        "patch": {
+            "operation": "MERGE",
+            "value": {"common_lb_config": {"update_merge_window": "0s"}},
+        },
+    }
+
+
 def withheld_patch(options: IstioOptions, context: str) -> Patch:
     """The headers that the authorizer may read and no workload gets."""
     removed = list(REMOVED_BEFORE_THE_UPSTREAM)

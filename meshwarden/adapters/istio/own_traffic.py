@@ -99,11 +99,9 @@ def _destination_rule(options: IstioOptions, name: str) -> dict[str, Any]:
                     },
                 },
                 "outlierDetection": {
-                    "splitExternalLocalOriginErrors": True,
-                    "consecutiveLocalOriginFailures": 3,
                     "consecutiveGatewayErrors": 3,
                     "consecutive5xxErrors": 0,
-                    "interval": "1s",
+                    "interval": "0.5s",
                     "baseEjectionTime": "1s",
                     "maxEjectionPercent": 50,
                 },

@@ -120,8 +120,8 @@ def _destination_rule(options: ResilienceOptions, *, tls: dict[str, Any] | None)
             },
         },
         "outlierDetection": {
-            "splitExternalLocalOriginErrors": True,
-            "consecutiveLocalOriginFailures": FAILURES_IN_A_ROW,
+            # Not split by origin: with each connection that opens and is then reset a success would
+            # stand between two failures, and such an endpoint would never rest.
             "consecutiveGatewayErrors": FAILURES_IN_A_ROW,
             # A 500 is the workload's answer to one request, and no sign that the endpoint is sick.
             "consecutive5xxErrors": 0,
