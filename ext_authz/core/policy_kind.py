@@ -15,7 +15,6 @@ from ext_authz.core.answer_kind import (
     MetadataValue,
     Upstream,
 )
-from ext_authz.core.hosts import parse_host_pattern
 from ext_authz.core.kind_parts import (
     HeaderName,
     Name,
@@ -27,6 +26,7 @@ from ext_authz.core.kind_parts import (
 )
 from ext_authz.core.paths import parse_pattern
 from ext_authz.core.spiffe import TRUST_DOMAIN
+from meshwarden.core.host_patterns import parse_host_pattern
 
 IdentityAttribute = Literal["principal", "subject", "kind", "issuer", "roles", "scopes", "groups"]
 
