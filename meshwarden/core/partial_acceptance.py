@@ -68,8 +68,12 @@ class _File:
         """Whether what is tried differs from what was taken last."""
         return not self.version.is_last
 
+    @property
+    def can_go_on(self) -> bool:
+        return self.at + 1 < len(self.versions)
+
     def go_on(self) -> bool:
-        if self.at + 1 >= len(self.versions):
+        if not self.can_go_on:
             return False
         self.at += 1
         return True
@@ -305,54 +309,44 @@ class _Attempt:
                 file.refuse(placed(problem, content))
         if self.rounds > CAREFUL_ROUNDS:
             namespaces = {file.namespace for file in at_fault}
-            moved = [
-                file.go_on()
+            moving = [
+                file
                 for file in self._files.values()
                 if file.namespace in namespaces and (file.is_changed or file in at_fault)
             ]
-            return any(moved)
-        changed = [file for file in at_fault if file.is_changed]
-        moved = [file.go_on() for file in changed]
-        for file in at_fault:
-            if not file.is_changed and not _sees_any(file, changed):
-                moved += self._blame(file, wrong[file.name])
+        else:
+            changed = [file for file in at_fault if file.is_changed]
+            moving = list(changed)
+            for file in at_fault:
+                if not file.is_changed and not any(_sees(file, other) for other in changed):
+                    moving += self._to_blame(file, wrong[file.name])
+        moved = [file.go_on() for file in {file.name: file for file in moving}.values()]
         return any(moved)
 
-    def _blame(self, file: _File, problems: list[Problem]) -> list[bool]:
-        """Put back what changed around a file that is as it was, or else the file."""
+    def _to_blame(self, file: _File, problems: list[Problem]) -> list[_File]:
+        """What changed around a file that is as it was, or else the file."""
         around = [
             other
             for other in self._files.values()
-            if other is not file and other.is_changed and _sees(file, other)
+            if other is not file and other.is_changed and other.can_go_on and _sees(file, other)
         ]
         text = "\n".join(problem.what for problem in problems)
         named = [other for other in around if any(word in text for word in _words(other))]
-        moved = []
         for other in named or around:
-            if other.go_on():
-                moved.append(True)
-                if other.deleted is not None:
-                    what = f"{other.deleted} was deleted; it serves on until nothing needs it"
-                    file.refuse(Problem(file.name, 0, what))
-                else:
-                    what = f"as it is now, it would leave {_told(file, other)} with a fault"
-                    other.refuse(Problem(other.name, 0, what, text[:500]))
-        return moved or [file.go_on()]
-
-
-def _told(file: _File, to: _File) -> str:
-    """The file's name where it may be known."""
-    is_known = to.namespace in (SHARED, file.namespace) or file.namespace == SHARED
-    return str(file.object.id if file.object else file.name) if is_known else "another namespace"
+            if other.deleted is not None:
+                what = f"{other.deleted} was deleted; it serves on until nothing needs it"
+                file.refuse(Problem(file.name, 0, what))
+            else:
+                is_known = other.namespace in (None, file.namespace)
+                whom = str(file.object.id) if is_known and file.object else "another object"
+                what = f"as it is now, it would leave {whom} with a fault"
+                other.refuse(Problem(other.name, 0, what, text[:500] if is_known else ""))
+        return named or around or [file]
 
 
 def _sees(file: _File, other: _File) -> bool:
     """Whether what `other` says can matter to `file`."""
     return other.namespace in (None, SHARED, file.namespace) or file.namespace is None
-
-
-def _sees_any(file: _File, others: Iterable[_File]) -> bool:
-    return any(_sees(file, other) for other in others)
 
 
 def _words(file: _File) -> tuple[str, ...]:
