@@ -71,9 +71,10 @@ class OfferedObject:
     problems: tuple[Problem, ...] = ()
 
     @property
-    def precedence(self) -> tuple[bool, str, str, str]:
+    def precedence(self) -> tuple[bool, str, str, str, str]:
         """Sorts the objects whose claims hold before the others."""
-        return (self.namespace != SHARED, self.created, self.id.namespace, self.id.name)
+        one = self.id
+        return (self.namespace != SHARED, self.created, one.namespace, one.name, one.kind)
 
 
 def offered_object(

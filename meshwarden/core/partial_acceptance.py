@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Generic, TypeVar
 
-from meshwarden.core.claims import Claims, Objection
+from meshwarden.core.claims import Claims
 from meshwarden.core.faults import InvalidInput, Problem
-from meshwarden.core.object_verdicts import ACCEPTED, REFUSED, ObjectId, ObjectVerdict
-from meshwarden.core.offered_objects import AGES, ObjectBundle, ObjectRules, OfferedObject, placed
+from meshwarden.core.object_verdicts import ACCEPTED, REFUSED, ObjectVerdict
+from meshwarden.core.object_versions import Taken, TriedFile, Version, versions_of
+from meshwarden.core.offered_objects import AGES, ObjectBundle, ObjectRules, OfferedObject
 from meshwarden.core.ownership import OWNERSHIP, SHARED, Ownership, parse_ownership
 from meshwarden.core.snapshot import Bundle
 
@@ -34,72 +35,6 @@ SnapshotType = TypeVar("SnapshotType")
 
 CAREFUL_ROUNDS = 6
 ROUNDS_AT_MOST = 20
-PROBLEMS_AT_MOST = 20
-"""Told of one object."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    content: bytes | None = field(repr=False)
-    is_offered: bool = False
-    is_last: bool = False
-
-
-@dataclass(slots=True)
-class _File:
-    """One file on its way: `at` is the index of the version that is tried."""
-
-    name: str
-    versions: list[_Version]
-    namespace: str | None
-    """None: not of one namespace, and seen by all."""
-    object: OfferedObject | None = None
-    deleted: ObjectId | None = None
-    at: int = 0
-    reason: str = ACCEPTED
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def version(self) -> _Version:
-        return self.versions[self.at]
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether what is tried differs from what was taken last."""
-        return not self.version.is_last
-
-    @property
-    def can_go_on(self) -> bool:
-        return self.at + 1 < len(self.versions)
-
-    def go_on(self) -> bool:
-        if not self.can_go_on:
-            return False
-        self.at += 1
-        return True
-
-    def object_to(self, objection: Objection) -> None:
-        if self.reason in (ACCEPTED, REFUSED):
-            self.reason = objection.reason
-        self.add(objection.problem)
-
-    def refuse(self, problem: Problem) -> None:
-        if self.reason == ACCEPTED:
-            self.reason = REFUSED
-        self.add(problem)
-
-    def add(self, problem: Problem) -> None:
-        if problem not in self.problems and len(self.problems) < PROBLEMS_AT_MOST:
-            self.problems.append(problem)
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A file as it was taken last; `object` where it is one's."""
-
-    content: bytes
-    namespace: str | None
-    object: ObjectId | None
 
 
 class PartialAcceptance(Generic[SnapshotType]):
@@ -120,7 +55,7 @@ class PartialAcceptance(Generic[SnapshotType]):
         self._compile = compile_bundle
         self._rules = rules
         self._aliases = dict(aliases or {})
-        self._last: dict[str, _Taken] = {}
+        self._last: dict[str, Taken] = {}
         self._ownership: Ownership | None = None
         self.verdicts: tuple[ObjectVerdict, ...] = ()
         self.problems: tuple[Problem, ...] = ()
@@ -137,8 +72,8 @@ class PartialAcceptance(Generic[SnapshotType]):
             self._read_ownership(bundle)
             attempt = _Attempt(files, self._rules, self._ownership or Ownership(), self._aliases)
             snapshot = attempt.result(self._compile)
-        except InvalidInput as error:
-            self.verdicts = tuple(_all_refused(files.values(), error))
+        except InvalidInput:
+            self.verdicts = tuple(_all_refused(files.values()))
             raise
         self.rounds = attempt.rounds
         for name, file in files.items():
@@ -147,7 +82,7 @@ class PartialAcceptance(Generic[SnapshotType]):
                     for problem in file.problems:
                         files[offered.id.file].refuse(problem)
         self._last = {
-            file.name: _Taken(
+            file.name: Taken(
                 file.version.content,
                 file.namespace,
                 file.object.id if file.object else file.deleted,
@@ -179,7 +114,7 @@ class PartialAcceptance(Generic[SnapshotType]):
                 raise
             self.problems = error.problems
 
-    def _files(self, bundle: ObjectBundle) -> dict[str, _File]:
+    def _files(self, bundle: ObjectBundle) -> dict[str, TriedFile]:
         files = {
             offered.id.file: self._file_of(offered)
             for offered in sorted(bundle.objects, key=lambda one: one.precedence)
@@ -189,23 +124,23 @@ class PartialAcceptance(Generic[SnapshotType]):
             if name not in files and name not in (AGES, OWNERSHIP):
                 last = self._last_content(name)
                 none = () if name in bundle.required else (None,)
-                versions = _versions([content, last, *none] if last else [content, *none], last)
-                files[name] = _File(name, versions, owners.get(name))
+                versions = versions_of([content, last, *none] if last else [content, *none], last)
+                files[name] = TriedFile(name, versions, owners.get(name))
         for name, problem in bundle.required.items():
             if name not in files and name != OWNERSHIP:
                 last = self._last_content(name)
-                files[name] = _File(name, _versions([last], last), None)
+                files[name] = TriedFile(name, versions_of([last], last), None)
                 files[name].refuse(problem)
         for name, taken in self._last.items():
             if name not in files:
-                versions = [_Version(None, is_offered=True), _Version(taken.content, is_last=True)]
-                files[name] = _File(name, versions, taken.namespace, deleted=taken.object)
+                versions = [Version(None, is_offered=True), Version(taken.content, is_last=True)]
+                files[name] = TriedFile(name, versions, taken.namespace, deleted=taken.object)
         return files
 
-    def _file_of(self, offered: OfferedObject) -> _File:
+    def _file_of(self, offered: OfferedObject) -> TriedFile:
         last = self._last_content(offered.id.file)
-        versions = _versions([offered.content, last, offered.closed, None], last)
-        file = _File(offered.id.file, versions, offered.namespace, offered)
+        versions = versions_of([offered.content, last, offered.closed, None], last)
+        file = TriedFile(offered.id.file, versions, offered.namespace, offered)
         for problem in offered.problems:
             file.refuse(problem)
         if offered.problems:
@@ -218,24 +153,12 @@ class PartialAcceptance(Generic[SnapshotType]):
         return None if taken is None else taken.content
 
 
-def _versions(contents: Iterable[bytes | None], last: bytes | None) -> list[_Version]:
-    """Each content once, in order. What was not there last is as it was when it is not there."""
-    ordered = list(dict.fromkeys(contents))
-    found = [
-        _Version(content, index == 0, content == last) for index, content in enumerate(ordered)
-    ]
-    if None in ordered[:-1]:
-        # Nothing comes last, after what denies everything.
-        found.append(found.pop(ordered.index(None)))
-    return found
-
-
 class _Attempt:
     """One offer being tried."""
 
     def __init__(
         self,
-        files: dict[str, _File],
+        files: dict[str, TriedFile],
         rules: ObjectRules,
         ownership: Ownership,
         aliases: Mapping[str, str],
@@ -292,7 +215,7 @@ class _Attempt:
                 for objection in objections:
                     file.object_to(objection)
                 if not file.go_on():
-                    file.versions.append(_Version(None))
+                    file.versions.append(Version(None))
                     file.at += 1
 
     def _put_back(self, error: InvalidInput) -> bool:
@@ -303,37 +226,50 @@ class _Attempt:
         if not wrong.keys() <= self._files.keys():
             return False
         at_fault = [self._files[name] for name in wrong]
-        for file in at_fault:
-            content = file.version.content or b""
-            for problem in wrong[file.name]:
-                file.refuse(placed(problem, content))
-        if self.rounds > CAREFUL_ROUNDS:
-            namespaces = {file.namespace for file in at_fault}
-            moving = [
-                file
-                for file in self._files.values()
-                if file.namespace in namespaces and (file.is_changed or file in at_fault)
-            ]
-        else:
-            changed = [file for file in at_fault if file.is_changed]
-            moving = list(changed)
-            for file in at_fault:
-                if not file.is_changed and not any(_sees(file, other) for other in changed):
-                    moving += self._to_blame(file, wrong[file.name])
+        moving = self._moving(at_fault, wrong)
         moved = [file.go_on() for file in {file.name: file for file in moving}.values()]
         return any(moved)
 
-    def _to_blame(self, file: _File, problems: list[Problem]) -> list[_File]:
-        """What changed around a file that is as it was, or else the file."""
-        around = [
-            other
-            for other in self._files.values()
-            if other is not file and other.is_changed and other.can_go_on and _sees(file, other)
-        ]
+    def _moving(
+        self, at_fault: list[TriedFile], wrong: Mapping[str, list[Problem]]
+    ) -> list[TriedFile]:
+        """The files that are to go on to their next versions."""
+        moving = [file for file in at_fault if file.is_changed]
+        for file in moving:
+            file.refuse_for(wrong[file.name])
+        settled = {file.namespace for file in moving}
+        around: dict[str | None, list[TriedFile]] = {}
+        for file in at_fault:
+            if file.is_changed or not settled.isdisjoint({None, SHARED, file.namespace}):
+                # Its own fault, or likely a consequence of one that is being put back.
+                continue
+            if file.namespace not in around:
+                around[file.namespace] = [
+                    other
+                    for other in self._files.values()
+                    if other.is_changed and other.can_go_on and _sees(file, other)
+                ]
+            moving += self._to_blame(file, wrong[file.name], around[file.namespace])
+        if self.rounds > CAREFUL_ROUNDS:
+            spaces = {file.namespace for file in moving}
+            moving += [
+                file
+                for file in self._files.values()
+                if file.namespace in spaces and file.is_changed
+            ]
+        return moving
+
+    def _to_blame(
+        self, file: TriedFile, problems: list[Problem], around: list[TriedFile]
+    ) -> list[TriedFile]:
+        """What changed `around` a file that is as it was, or else the file."""
         text = "\n".join(problem.what for problem in problems)
         named = [other for other in around if any(word in text for word in _words(other))]
+        if not around:
+            file.refuse_for(problems)
         for other in named or around:
             if other.deleted is not None:
+                file.refuse_for(problems)
                 what = f"{other.deleted} was deleted; it serves on until nothing needs it"
                 file.refuse(Problem(file.name, 0, what))
             else:
@@ -344,12 +280,12 @@ class _Attempt:
         return named or around or [file]
 
 
-def _sees(file: _File, other: _File) -> bool:
+def _sees(file: TriedFile, other: TriedFile) -> bool:
     """Whether what `other` says can matter to `file`."""
     return other.namespace in (None, SHARED, file.namespace) or file.namespace is None
 
 
-def _words(file: _File) -> tuple[str, ...]:
+def _words(file: TriedFile) -> tuple[str, ...]:
     """How a problem elsewhere would name it."""
     object_id = file.object.id if file.object else file.deleted
     return (f"'{file.name}'",) if object_id is None else (f"'{object_id.name}'",)
@@ -360,7 +296,7 @@ def _spec(content: bytes) -> object:
     return json.loads(content).get("spec")
 
 
-def _verdict(file: _File) -> ObjectVerdict:
+def _verdict(file: TriedFile) -> ObjectVerdict:
     if file.object is None:
         raise AssertionError("only objects have verdicts")
     offered = file.object
@@ -368,14 +304,14 @@ def _verdict(file: _File) -> ObjectVerdict:
     return ObjectVerdict(offered.id, offered.uid, offered.generation, file.reason, problems)
 
 
-def _all_refused(files: Iterable[_File], error: InvalidInput) -> Iterable[ObjectVerdict]:
+def _all_refused(files: Iterable[TriedFile]) -> Iterable[ObjectVerdict]:
+    """What is wrong elsewhere is not told: it may be another namespace's."""
+    what = "nothing is taken while another part of the configuration is faulty"
     for file in files:
         if file.object is None:
             continue
         verdict = _verdict(file)
         if verdict.reason == ACCEPTED and not file.versions[0].is_last:
-            what = f"nothing is taken while this is wrong: {error.problems[0]}"
-            verdict = replace(
-                verdict, reason=REFUSED, problems=(Problem(file.name, 0, what[:500]),)
-            )
+            problem = Problem(file.name, 0, what, "the services' log says what")
+            verdict = replace(verdict, reason=REFUSED, problems=(problem,))
         yield verdict
