@@ -49,6 +49,12 @@ def localized(kind: str, namespace: str, spec: Any) -> Localized:
     namespace; the bundle has them as `secret/NAMESPACE/NAME/KEY`. Nothing else can be referred to,
     in particular no other namespace's.
     """
+    if not any(
+        holder.get(path[-1])
+        for path in FILES_OF.get(kind, ())
+        for holder in _holders(spec, path[:-1])
+    ):
+        return Localized(spec)
     changed = copy.deepcopy(spec)
     files: list[str] = []
     problems: list[str] = []
