@@ -55,7 +55,8 @@ def source(settings: Settings) -> FolderSource:
     runtime = settings.runtime
     if runtime.root is None:
         raise Misconfigured(
-            "no configuration: set --configuration.folder (or RUNTIME_ROOT) to a folder of limits"
+            "no configuration: set --configuration.folder (or RUNTIME_ROOT) to a folder of limits, "
+            "or --configuration.kubernetes.enabled"
         )
     listing = RuntimeListing(
         runtime.subdirectory,
@@ -150,7 +151,7 @@ def _configuration(
         metrics=service.metrics,
         resync_seconds=settings.configuration.resync_seconds,
         # A stream counts each of its responses, those without a change, too.
-        told=(lambda _outcome: None) if is_streamed else count,
+        told=(lambda _outcome: None) if settings.configuration.source == "xds" else count,
     )
 
 
