@@ -77,6 +77,7 @@ class ReplicaReporter:
         times: ReportTimes | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self.name = replica.name
         self._client = client
         self._replica = replica
         self._clock = clock

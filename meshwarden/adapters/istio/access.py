@@ -1,5 +1,6 @@
-"""What the services may do at the Kubernetes API server: to watch their own kinds, and single
-Secrets and ConfigMaps by name. Nothing about Secrets is granted for a whole cluster.
+"""What the services may do at the Kubernetes API server: watch their own kinds and write the
+statuses of these, read single Secrets and ConfigMaps by name, write their reports and take their
+Lease. Nothing about Secrets is granted for a whole cluster.
 """
 
 from __future__ import annotations
@@ -52,13 +53,18 @@ def access(wanted: Access) -> list[Manifest]:
         "resources": list(RESOURCES[wanted.service]),
         "verbs": READING,
     }
+    telling = {
+        "apiGroups": [group],
+        "resources": [f"{resource}/status" for resource in RESOURCES[wanted.service]],
+        "verbs": ["patch"],
+    }
     made = [account]
-    by_namespace: dict[str, list[Manifest]] = {}
+    by_namespace: dict[str, list[Manifest]] = {wanted.installed_in: _reporting(wanted)}
     if wanted.namespaces:
         for namespace in sorted({*wanted.namespaces, wanted.installed_in}):
-            by_namespace[namespace] = [watching]
+            by_namespace[namespace] = [watching, telling, *by_namespace.get(namespace, [])]
     else:
-        made += _granted(wanted, "", [watching])
+        made += _granted(wanted, "", [watching, telling])
     for namespace, files in sorted(wanted.files.items()):
         rules = by_namespace.setdefault(namespace, [])
         for resource, names in (("secrets", files.secrets), ("configmaps", files.config_maps)):
@@ -76,6 +82,26 @@ def access(wanted: Access) -> list[Manifest]:
         if rules:
             made += _granted(wanted, namespace, rules)
     return made
+
+
+def _reporting(wanted: Access) -> list[Manifest]:
+    """What a replica does in the installation's namespace: its report, and its candidacy."""
+    lease = f"meshwarden-{wanted.service}"
+    return [
+        {
+            "apiGroups": [API_VERSION.partition("/")[0]],
+            "resources": ["replicareports"],
+            "verbs": [*READING, "create", "patch", "delete"],
+        },
+        # A name can't be asked for where the object is only to be made.
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": [lease],
+            "verbs": ["get", "update"],
+        },
+    ]
 
 
 def _granted(wanted: Access, namespace: str, rules: list[Manifest]) -> list[Manifest]:
