@@ -27,7 +27,11 @@ from tests.support.reporting_replica import (
     verdict,
 )
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [
+    pytest.mark.timeout(180),
+    # httpcore2 leaves a connection whose handshake is cancelled to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 GROUP, VERSION = API_VERSION.split("/")
 STATUS_SECONDS = 2.0
@@ -226,7 +230,9 @@ async def test_another_takes_over_when_the_leader_is_killed_and_at_once_when_it_
         (third,) = leading()
         third.tell(verdict(await item(third, "orders")))
         await until_status(third, "orders", "True", limit=20)
-        measured(f"another replica leads {took:.1f} s after the leader was killed (3 s Lease)")
+        measured(
+            f"another replica leads {took:.1f} s after the leader was killed ({LEASE_SECONDS} s Lease)"
+        )
 
 
 async def test_writes_are_bounded_when_a_thousand_objects_change_at_once(

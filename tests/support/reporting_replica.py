@@ -20,11 +20,11 @@ from meshwarden.core.faults import Problem
 from meshwarden.core.object_verdicts import ACCEPTED, ObjectId, ObjectVerdict
 
 PLATFORM = "meshwarden-system"
-LEASE_SECONDS = 3
+LEASE_SECONDS = 4
 DEAD_SECONDS = 3.0
 TIMES = ReportingTimes(
     reports=ReportTimes(renewal=1, retry=Backoff(0.2, 1)),
-    lease=LeaseTimes(duration=LEASE_SECONDS, renew_within=2, retry=0.5, calls_end_within=1),
+    lease=LeaseTimes(duration=LEASE_SECONDS, renew_within=2, retry=0.5, calls_end_within=2),
     statuses=StatusTimes(
         pending=0.5,
         dead_after=DEAD_SECONDS,
@@ -40,7 +40,7 @@ class ReportingReplica:
 
     def __init__(self, kubeconfig: Path, name: str, *, pod_uid: str = "") -> None:
         self.metrics = Metrics()
-        self.client = KubernetesClient(connection(kubeconfig), time_limit_seconds=1)
+        self.client = KubernetesClient(connection(kubeconfig), time_limit_seconds=2)
         group, version = API_VERSION.split("/")
         pod_name = name if pod_uid else ""
         self.reporting = KubernetesReporting(
