@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -23,12 +24,26 @@ from meshwarden.adapters.workers import is_worker
 NAME_CHARACTERS_AT_MOST = 240
 
 
+LEASE_SECONDS = 15
+
+
 @dataclass(frozen=True, slots=True)
 class ReportingTimes:
     reports: ReportTimes = field(default_factory=ReportTimes)
     lease: LeaseTimes = field(default_factory=LeaseTimes)
     statuses: StatusTimes = field(default_factory=StatusTimes)
     allowance: Allowance = field(default_factory=Allowance)
+
+
+def times_for(*, time_limit_seconds: float) -> ReportingTimes:
+    """The times where a call to the API server may take so long: a Lease outlasts its calls."""
+    renew_within = LeaseTimes().renew_within
+    lease = LeaseTimes(
+        duration=max(LEASE_SECONDS, math.ceil(renew_within + time_limit_seconds)),
+        renew_within=renew_within,
+        calls_end_within=time_limit_seconds,
+    )
+    return ReportingTimes(lease=lease)
 
 
 def this_replica(service: str, installed_in: str, environment: Mapping[str, str]) -> Replica:

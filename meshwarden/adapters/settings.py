@@ -132,6 +132,11 @@ class KubernetesSettings(Section):
         description="ConfigMap in the shared namespace whose key `ownership.yaml` says which "
         "namespace may speak for which hosts and domains; empty: for any that nobody holds.",
     )
+    report: bool = Field(
+        True,
+        description="Tell the cluster what became of each object: a ReplicaReport in the shared "
+        "namespace, and (by one replica, which a Lease names) the objects' status.",
+    )
     time_limit_seconds: float = Field(
         5, gt=0, le=60, description="The API server must answer within this time."
     )

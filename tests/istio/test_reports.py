@@ -15,9 +15,10 @@ import pytest
 from meshwarden.adapters.istio.access import Access, access
 from meshwarden.adapters.kubernetes_client import ApiFailure
 from meshwarden.core.documents import API_VERSION
+from tests.support.cluster_objects import watching
 from tests.support.kubernetes_api import KubernetesApi, running_kubernetes
 from tests.support.measured import measured
-from tests.support.processes import until
+from tests.support.processes import until, wait_until
 from tests.support.reporting_replica import (
     DEAD_SECONDS,
     LEASE_SECONDS,
@@ -26,6 +27,7 @@ from tests.support.reporting_replica import (
     reporting_replicas,
     verdict,
 )
+from tests.support.watching_services import watching_service
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -36,7 +38,13 @@ pytestmark = [
 GROUP, VERSION = API_VERSION.split("/")
 STATUS_SECONDS = 2.0
 MANY = 1000
-KINDS = {"AccessPolicy": "accesspolicies", "ReplicaReport": "replicareports"}
+KINDS = {
+    "TokenIssuer": "tokenissuers",
+    "AccessRole": "accessroles",
+    "AccessRoleBinding": "accessrolebindings",
+    "AccessPolicy": "accesspolicies",
+    "ReplicaReport": "replicareports",
+}
 
 
 def definition(kind: str, plural: str) -> dict[str, Any]:
@@ -275,9 +283,10 @@ async def test_what_is_true_after_an_api_server_was_away_is_written_then(
         try:
             for number in range(100):
                 a.tell(verdict(found, "Refused", f"wrong {number}"))
-            limit = 2 * LEASE_SECONDS
             await until(
-                lambda: not (a.is_leading or b.is_leading), "nobody leads", limit_seconds=limit
+                lambda: not (a.is_leading or b.is_leading),
+                "nobody leads",
+                limit_seconds=2 * LEASE_SECONDS,
             )
             assert a.metric("kubernetes_report_is_current") == 0
         finally:
@@ -329,6 +338,33 @@ async def test_a_status_is_not_written_over_what_changed_meanwhile_nor_by_who_ma
         elsewhere = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/meshwarden-ext-authz"
         with pytest.raises(ApiFailure, match="403"):
             await a.client.call("GET", elsewhere)
+
+
+def test_a_service_tells_what_became_of_what_is_applied(api: KubernetesApi, account: Path) -> None:
+    """As a user sees it: a right policy, then a wrong one; its report goes with the service."""
+    rule = {"name": "all"}
+    good = policy("orders", hosts=["shop.example.com"], identify=[{"apiKey": {}}], rules=[rule])
+    api.apply(good)
+
+    def has(status: str, reason: str) -> bool:
+        found = api.get("accesspolicy", "orders", "-n", "shop").get("status", {})
+        said = [(each["status"], each["reason"]) for each in found.get("conditions", ())]
+        return said == [(status, reason)]
+
+    with watching_service("ext_authz", *watching(account)) as service:
+        wait_until(lambda: has("True", "Accepted"), "it is accepted", limit_seconds=20)
+        api.apply(good | {"spec": good["spec"] | {"rules": [rule | {"roles": ["nobody"]}]}})
+        started = time.monotonic()
+        wait_until(lambda: has("False", "Refused"), "it is refused", limit_seconds=20)
+        measured(f"a faulty policy has its status {time.monotonic() - started:.1f} s after apply")
+        condition = api.get("accesspolicy", "orders", "-n", "shop")["status"]["conditions"][0]
+        assert "there is no AccessRole 'nobody'" in condition["message"]
+        assert service.metric("kubernetes_is_leader") == 1
+        assert len(api.get("replicareports", "-n", PLATFORM)["items"]) == 1
+    assert api.get("replicareports", "-n", PLATFORM)["items"] == []
+    assert not api.get("lease", "meshwarden-ext-authz", "-n", PLATFORM)["spec"].get(
+        "holderIdentity"
+    )
 
 
 def _list(items: list[dict[str, Any]]) -> str:
