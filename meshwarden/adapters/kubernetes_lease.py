@@ -97,7 +97,7 @@ class Lease:
         ends. Raises what it raises.
         """
         while True:
-            while not await self._is_renewed():
+            while not await self.renew():
                 await self._pause(self._retry_seconds())
             logger().info("leadership_gained", lease=self.name)
             leading = asyncio.create_task(lead())
@@ -134,13 +134,13 @@ class Lease:
             left = self._leads_until - self._clock()
             try:
                 async with asyncio.timeout(max(left, 0)):
-                    await self._is_renewed()
+                    await self.renew()
             except TimeoutError:
                 self._failure = "the API server did not answer"
             if not self.is_leading:
                 return self._failure or f"held by {self.holder}"
 
-    async def _is_renewed(self) -> bool:
+    async def renew(self) -> bool:
         """Take or renew the Lease where we may; whether we hold it now."""
         try:
             return await self._taken()
