@@ -24,18 +24,42 @@ def rules(manifests: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+WRITTEN = {
+    "replicareports": {"create", "patch", "delete"},
+    "leases": {"create", "update"},
+}
+"""In the installation's namespace alone."""
+
+
 @pytest.mark.parametrize("namespaces", [(), ("shop",)])
 @pytest.mark.parametrize("service", ["ext-authz", "ratelimit"])
-def test_everything_is_only_read_and_core_objects_only_by_name(service, namespaces):
+def test_core_objects_are_only_read_and_only_by_name(service, namespaces):
     made = access(Access(service, namespaces=namespaces, files=FILES))
     for namespace, rule in rules(made):
-        assert rule["verbs"] == ["get", "list", "watch"]
         if rule["apiGroups"] == [""]:
+            assert rule["verbs"] == ["get", "list", "watch"]
             assert namespace
             assert rule["resourceNames"]
     everywhere = [rule for namespace, rule in rules(made) if not namespace]
-    assert len(everywhere) == (0 if namespaces else 1)
+    assert len(everywhere) == (0 if namespaces else 2)
     assert made[0]["kind"] == "ServiceAccount"
+
+
+@pytest.mark.parametrize("namespaces", [(), ("shop",)])
+@pytest.mark.parametrize("service", ["ext-authz", "ratelimit"])
+def test_nothing_is_written_but_statuses_and_what_reporting_needs(service, namespaces):
+    """Of its own kinds the status alone; of Leases only its own is changed."""
+    statuses = {f"{resource}/status" for resource in RESOURCES[service]}
+    for namespace, rule in rules(access(Access(service, namespaces=namespaces, files=FILES))):
+        written = set(rule["verbs"]) - {"get", "list", "watch"}
+        if not written:
+            continue
+        if namespace == "meshwarden-system" and set(rule["resources"]) <= WRITTEN.keys():
+            assert written <= WRITTEN[rule["resources"][0]]
+        else:
+            assert (set(rule["resources"]), written) == (statuses, {"patch"})
+        if "update" in written:
+            assert rule["resourceNames"] == [f"meshwarden-{service}"]
 
 
 def test_every_role_is_bound_to_the_account():
