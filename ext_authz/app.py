@@ -14,7 +14,7 @@ from ext_authz.adapters.identity_routes import identity_routes
 from ext_authz.adapters.introspector import Introspector
 from ext_authz.adapters.jwks_fetch import KeyFetcher
 from ext_authz.adapters.redis_layout import Layout
-from ext_authz.core import compile_keys
+from ext_authz.core import compile_keys, object_rules
 from ext_authz.core.compile import Configured, Options, compile_policies, referenced_files
 from ext_authz.core.failure_budget import FailureBudget
 from ext_authz.core.key_memory import LONG_AGO, RememberedApiKeys
@@ -30,38 +30,27 @@ from ext_authz.core.lookups import (
 from ext_authz.core.review_memory import ReviewBounds, ReviewMemory
 from ext_authz.core.token_memory import TokenMemory
 from ext_authz.settings import Settings
-from meshwarden.adapters.configuration import Configuration
+from meshwarden.adapters.configuration import Configuration, Source
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.grpc_server import Method
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import Misconfigured, Problem
-from meshwarden.core.snapshot import SnapshotHolder
+from meshwarden.core.snapshot import Bundle, SnapshotHolder
 
 if TYPE_CHECKING:
     from ext_authz.adapters.kubernetes_reviewer import KubernetesReviewer
     from ext_authz.adapters.redis_keys import RedisKeys
     from ext_authz.adapters.redis_records import RedisRecords
+    from meshwarden.adapters.kubernetes_source import KubernetesSource
+    from meshwarden.core.partial_acceptance import PartialAcceptance
 
 __all__ = ["Settings", "build", "key_records", "source"]
 
 
 def source(settings: Settings) -> FolderSource:
     """The files that configure ext_authz. Raises `Misconfigured` with all that does not fit."""
+    _require_what_fits(settings)
     keys = settings.keys
-    problems = []
-    if settings.configuration.folder is None:
-        problems.append("no configuration: set --configuration.folder to a folder of policies")
-    if keys.redis_url is None and (keys.file is None) != (keys.pepper_file is None):
-        problems.append("keys.file and keys.pepper_file go together: set both or none")
-    if keys.redis_url is not None and (keys.file or keys.revocations_file):
-        problems.append("keys.redis-url is in place of keys.file and keys.revocations-file")
-    if keys.redis_url is not None and keys.pepper_file is None:
-        problems.append("keys.redis-url needs keys.pepper-file: without it no key is found")
-    tokens = settings.identity_tokens
-    if (tokens.keys_file is None) != (not tokens.issuer):
-        problems.append("identity_tokens.keys-file and .issuer go together: set both or none")
-    if problems:
-        raise Misconfigured(Problem("", 0, problem) for problem in problems)
     named: dict[str, Path | None] = {
         compile_keys.API_KEYS: keys.file,
         compile_keys.PEPPER: keys.pepper_file,
@@ -71,6 +60,49 @@ def source(settings: Settings) -> FolderSource:
     }
     extra = {name: path for name, path in named.items() if path is not None}
     return FolderSource(settings.configuration.folder, extra=extra, references=referenced_files)
+
+
+def _require_what_fits(settings: Settings) -> None:
+    """Raises `Misconfigured` with all that does not fit together."""
+    keys, tokens = settings.keys, settings.identity_tokens
+    is_watched = settings.configuration.kubernetes.enabled
+    problems = []
+    if not is_watched and settings.configuration.folder is None:
+        problems.append(
+            "no configuration: set --configuration.folder to a folder of policies, or "
+            "--configuration.kubernetes.enabled"
+        )
+    if is_watched and settings.configuration.folder is not None:
+        problems.append("configuration.kubernetes.enabled is in place of configuration.folder")
+    pairs = (
+        ("keys.file", keys.file, keys.file_secret),
+        ("keys.pepper-file", keys.pepper_file, keys.pepper_secret),
+        ("keys.revocations-file", keys.revocations_file, keys.revocations_secret),
+        ("identity_tokens.keys-file", tokens.keys_file, tokens.keys_secret),
+        ("keys.development-jwks", keys.development_jwks, ""),
+    )
+    for name, path, secret in pairs:
+        if is_watched and path is not None:
+            problems.append(
+                f"{name} is for a folder's configuration; where it comes from Kubernetes a Secret "
+                "is named"
+            )
+        if secret and not is_watched:
+            which = name.replace("-file", "-secret") if "-file" in name else f"{name}-secret"
+            problems.append(f"{which} needs configuration.kubernetes.enabled")
+    has_file = bool(keys.file or keys.file_secret)
+    has_pepper = bool(keys.pepper_file or keys.pepper_secret)
+    has_revocations = bool(keys.revocations_file or keys.revocations_secret)
+    if keys.redis_url is None and has_file != has_pepper:
+        problems.append("keys.file and keys.pepper_file go together: set both or none")
+    if keys.redis_url is not None and (has_file or has_revocations):
+        problems.append("keys.redis-url is in place of keys.file and keys.revocations-file")
+    if keys.redis_url is not None and not has_pepper:
+        problems.append("keys.redis-url needs keys.pepper-file: without it no key is found")
+    if bool(tokens.keys_file or tokens.keys_secret) != bool(tokens.issuer):
+        problems.append("identity_tokens.keys-file and .issuer go together: set both or none")
+    if problems:
+        raise Misconfigured(Problem("", 0, problem) for problem in problems)
 
 
 def key_records(url: str) -> RedisRecords:
@@ -169,9 +201,18 @@ def _configuration(
         identity_issuer=settings.identity_tokens.issuer,
         can_review=settings.kubernetes_reviews.enabled,
     )
+    compiled: Callable[[Bundle], Configured] = partial(compile_policies, options=options)
+    chosen = settings.configuration.kubernetes
+    followed: Source
+    if chosen.enabled:
+        _require_what_fits(settings)
+        acceptance, followed = _watched(service, settings, compiled)
+        compiled = acceptance.compiled
+    else:
+        followed = source(settings)
     return Configuration(
-        SnapshotHolder(partial(compile_policies, options=options)),
-        source(settings),
+        SnapshotHolder(compiled),
+        followed,
         apply=apply,
         counts=Configured.counts,
         metrics=service.metrics,
@@ -210,6 +251,29 @@ def _reviewer(service: Service, settings: Settings, keys: Keys) -> KubernetesRev
     service.readiness.details["kubernetes_reviews"] = reviewer.status
     service.closers.append(reviewer.close)
     return reviewer
+
+
+def _watched(
+    service: Service, settings: Settings, compiled: Callable[[Bundle], Configured]
+) -> tuple[PartialAcceptance[Configured], KubernetesSource]:
+    """The objects of a cluster, and the Secrets that the settings name."""
+    from meshwarden.adapters.kubernetes_configuration import kubernetes_configuration
+
+    keys = settings.keys
+    named = {
+        compile_keys.API_KEYS: keys.file_secret,
+        compile_keys.PEPPER: keys.pepper_secret,
+        compile_keys.REVOCATIONS: keys.revocations_secret,
+        compile_keys.SIGNING_KEYS: settings.identity_tokens.keys_secret,
+    }
+    return kubernetes_configuration(
+        service,
+        settings.configuration.kubernetes,
+        compiled,
+        object_rules.RULES,
+        named={name: f"secret/{text}" for name, text in named.items() if text},
+        aliases=compile_keys.CALLED,
+    )
 
 
 def _key_store(service: Service, settings: Settings, keys: Keys) -> RedisKeys:

@@ -5,13 +5,15 @@ page.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from meshwarden.adapters.redis_url import RedisUrl
 from meshwarden.adapters.settings import GrpcSettings, HttpSettings, Section, ServiceSettings
+
+SecretKey = Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9.-]{0,252}/[A-Za-z0-9._-]{1,253})?$")]
 
 
 class KeySettings(Section):
@@ -26,6 +28,13 @@ class KeySettings(Section):
     revocations_file: Path | None = Field(
         None, description="File of revoked tokens, as `meshwarden token revoke` writes it."
     )
+    file_secret: SecretKey = Field(
+        "",
+        description="NAME/KEY of the Secret with API key records, in place of the file where "
+        "configuration comes from Kubernetes.",
+    )
+    pepper_secret: SecretKey = Field("", description="Likewise for pepper-file.")
+    revocations_secret: SecretKey = Field("", description="Likewise for revocations-file.")
     redis_url: RedisUrl | None = Field(
         None,
         description="Redis with API keys and revocations, in place of the files; the pepper stays "
@@ -58,6 +67,11 @@ class IdentityTokenSettings(Section):
         None,
         description="Private keys (JWKS) that all replicas share, as `meshwarden keys signing` "
         "writes them; unset: no policy may ask for a token.",
+    )
+    keys_secret: SecretKey = Field(
+        "",
+        description="NAME/KEY of the Secret with them, in place of the file where configuration "
+        "comes from Kubernetes.",
     )
     issuer: str = Field(
         "",

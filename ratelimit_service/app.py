@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from meshwarden.adapters.configuration import Configuration
+from meshwarden.adapters.configuration import Configuration, Source
 from meshwarden.adapters.folder_source import FolderSource
 from meshwarden.adapters.service import Service
-from meshwarden.core.faults import Misconfigured
+from meshwarden.core.faults import Misconfigured, Problem
 from meshwarden.core.snapshot import Bundle, Refused, SnapshotHolder
 from meshwarden.core.snapshot import Outcome as Offered
 from ratelimit_service import app_counting, app_statistics
@@ -28,11 +28,13 @@ from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.app_counting import read_counters
 from ratelimit_service.core.compile import compile_limits
 from ratelimit_service.core.model import HeaderNames, Options, Rules
+from ratelimit_service.core.object_rules import object_rules
 from ratelimit_service.core.tree import configured_limits
 from ratelimit_service.settings import Settings
 
 if TYPE_CHECKING:
     from meshwarden.adapters.ads_source import AdsSource
+    from meshwarden.adapters.kubernetes_source import KubernetesSource
 
 __all__ = [
     "Settings",
@@ -53,7 +55,8 @@ def source(settings: Settings) -> FolderSource:
     runtime = settings.runtime
     if runtime.root is None:
         raise Misconfigured(
-            "no configuration: set --configuration.folder (or RUNTIME_ROOT) to a folder of limits"
+            "no configuration: set --configuration.folder (or RUNTIME_ROOT) to a folder of limits, "
+            "or --configuration.kubernetes.enabled"
         )
     listing = RuntimeListing(
         runtime.subdirectory,
@@ -131,17 +134,62 @@ def _configuration(
         is_refused = isinstance(outcome, Refused)
         statistics.add("config_load_error" if is_refused else "config_load_success")
 
-    is_streamed = settings.configuration.source == "xds"
+    compile_bundle: Callable[[Bundle], Rules] = partial(compiled, settings)
+    followed: Source
+    if _is_watched(settings):
+        compile_bundle, followed = _watched(service, settings, compile_bundle)
+    elif settings.configuration.source == "xds":
+        compile_bundle = partial(discovered, settings)
+        followed = _stream(service, settings, count)
+    else:
+        followed = source(settings)
     return Configuration(
-        SnapshotHolder(partial(discovered if is_streamed else compiled, settings)),
-        _stream(service, settings, count) if is_streamed else source(settings),
+        SnapshotHolder(compile_bundle),
+        followed,
         apply=apply,
         counts=_counts,
         metrics=service.metrics,
         resync_seconds=settings.configuration.resync_seconds,
         # A stream counts each of its responses, those without a change, too.
-        told=(lambda _outcome: None) if is_streamed else count,
+        told=(lambda _outcome: None) if settings.configuration.source == "xds" else count,
     )
+
+
+def _is_watched(settings: Settings) -> bool:
+    """Whether the limits are a cluster's objects. Raises `Misconfigured` where they are said to
+    be elsewhere, too.
+    """
+    chosen = settings.configuration
+    if not chosen.kubernetes.enabled:
+        return False
+    others = {
+        "configuration.folder": chosen.folder is not None,
+        "runtime.root (RUNTIME_ROOT)": settings.runtime.root is not None,
+        "configuration.source=xds": chosen.source == "xds",
+    }
+    problems = [
+        Problem("", 0, f"configuration.kubernetes.enabled is in place of {name}: choose one")
+        for name, is_set in others.items()
+        if is_set
+    ]
+    if problems:
+        raise Misconfigured(problems)
+    return True
+
+
+def _watched(
+    service: Service, settings: Settings, compile_bundle: Callable[[Bundle], Rules]
+) -> tuple[Callable[[Bundle], Rules], KubernetesSource]:
+    """The RateLimit objects of a cluster, as much of them as compiles."""
+    from meshwarden.adapters.kubernetes_configuration import kubernetes_configuration
+
+    acceptance, watched = kubernetes_configuration(
+        service,
+        settings.configuration.kubernetes,
+        compile_bundle,
+        object_rules(merges_domains=settings.merge_domain_config),
+    )
+    return acceptance.compiled, watched
 
 
 def _stream(service: Service, settings: Settings, count: Callable[[Offered], None]) -> AdsSource:

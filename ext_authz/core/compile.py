@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ext_authz.core.api_keys import ApiKeys
 from ext_authz.core.compile_keys import KeyCompiler
 from ext_authz.core.compile_policy import compile_policy
-from ext_authz.core.hosts import HostIndex, parse_host_pattern, wildcards_above
+from ext_authz.core.hosts import HostIndex
 from ext_authz.core.identity_token import SigningKeys
 from ext_authz.core.place import Place
 from ext_authz.core.policies import HEADERS_AT_MOST, Policy, PolicySet
@@ -24,6 +24,7 @@ from ext_authz.core.role_kinds import AccessRole
 from ext_authz.core.scopes import Scopes
 from meshwarden.core.documents import Document, parse
 from meshwarden.core.faults import InvalidInput
+from meshwarden.core.host_patterns import parse_host_pattern, wildcards_above
 from meshwarden.core.snapshot import Bundle
 
 
@@ -65,7 +66,7 @@ class Options:
     can_review: bool = False
 
 
-_FILES_OF = {
+FILES_OF = {
     "TokenIssuer": (("jwks", "file"), ("introspection", "clientSecretFile")),
     "AccessPolicy": (
         ("identify", "spiffe", "authoritiesFile"),
@@ -89,7 +90,7 @@ def referenced_files(files: Mapping[str, bytes]) -> set[str]:
             continue
         for document in documents:
             spec = document.value.get("spec") if isinstance(document.value, dict) else None
-            for path in _FILES_OF.get(document.kind, ()):
+            for path in FILES_OF.get(document.kind, ()):
                 found.update(posixpath.normpath(text) for text in _texts_at(spec, path))
     return found
 

@@ -21,6 +21,14 @@ PEPPER = "@pepper"
 DEVELOPMENT_JWKS = "@development_jwks"
 REVOCATIONS = "@revocations"
 SIGNING_KEYS = "@signing_keys"
+CALLED = {
+    "API keys": API_KEYS,
+    "pepper": PEPPER,
+    "revocations": REVOCATIONS,
+    "signing keys": SIGNING_KEYS,
+}
+"""What problems call each of these files."""
+
 Parsed = TypeVar("Parsed")
 
 

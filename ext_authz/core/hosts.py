@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
-
-_PATTERN = re.compile(r"(\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])\Z")
-
 
 _HOST = re.compile(r"(?P<name>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])\.?(?::[0-9]{1,5})?\Z")
 HOST_CHARACTERS_AT_MOST = 260
@@ -28,29 +25,6 @@ def normalized_host(host: str) -> str:
         return ""
     found = _HOST.match(host.lower())
     return found["name"] if found else ""
-
-
-def parse_host_pattern(text: str) -> str:
-    """The pattern in lower case. Raises `ValueError` for what is none."""
-    pattern = text.lower()
-    if _PATTERN.match(pattern) is None:
-        raise ValueError(
-            f"'{text}' is no host pattern: write a name, '*.' and a name, or '*'; no port"
-        )
-    return pattern
-
-
-def wildcards_above(pattern: str) -> Iterator[str]:
-    """The patterns that cover every host of `pattern`, the nearest first; not itself.
-
-    >>> list(wildcards_above("*.shop.example.com"))
-    ['*.example.com', '*.com', '*']
-    """
-    labels = pattern.removeprefix("*.").split(".")[1:]
-    for start in range(len(labels)):
-        yield f"*.{'.'.join(labels[start:])}"
-    if pattern != "*":
-        yield "*"
 
 
 class HostIndex(Generic[Value]):

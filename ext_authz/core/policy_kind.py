@@ -15,7 +15,6 @@ from ext_authz.core.answer_kind import (
     MetadataValue,
     Upstream,
 )
-from ext_authz.core.hosts import parse_host_pattern
 from ext_authz.core.kind_parts import (
     HeaderName,
     Name,
@@ -28,6 +27,7 @@ from ext_authz.core.kind_parts import (
 )
 from ext_authz.core.kubernetes_kind import Audience, KubernetesAccess
 from ext_authz.core.paths import parse_pattern
+from meshwarden.core.host_patterns import parse_host_pattern
 
 IdentityAttribute = Literal["principal", "subject", "kind", "issuer", "roles", "scopes", "groups"]
 

@@ -98,8 +98,74 @@ class TlsSettings(Section):
     )
 
 
+Namespace = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Namespaces = Annotated[
+    str,
+    Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(,[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*)?$"),
+]
+
+
+class KubernetesSettings(Section):
+    """Configuration from the custom resources of a Kubernetes API server."""
+
+    enabled: bool = Field(False, description="Watch custom resources, in place of a folder.")
+    kubeconfig: Path | None = Field(
+        None, description="File that says where the API server is; unset: the Pod's ServiceAccount."
+    )
+    namespaces: Namespaces = Field(
+        "",
+        description="Namespaces that are watched, with commas between them; empty: all, which "
+        "needs a ClusterRole.",
+    )
+    shared_namespace: Namespace = Field(
+        "meshwarden-system",
+        description="Its objects are the platform's: all namespaces see them. Always watched.",
+    )
+    secret_namespaces: Namespaces = Field(
+        "",
+        description="Namespaces whose objects may refer to Secrets and ConfigMaps; the shared one "
+        "always may.",
+    )
+    ownership: str = Field(
+        "",
+        pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$",
+        description="ConfigMap in the shared namespace whose key `ownership.yaml` says which "
+        "namespace may speak for which hosts and domains; empty: for any that nobody holds.",
+    )
+    report: bool = Field(
+        True,
+        description="Tell the cluster what became of each object: a ReplicaReport in the shared "
+        "namespace, and (by one replica, which a Lease names) the objects' status.",
+    )
+    time_limit_seconds: float = Field(
+        5, gt=0, le=60, description="The API server must answer within this time."
+    )
+    watch_seconds: float = Field(
+        290, ge=1, le=3600, description="A watch is asked to end, and is made anew, at this age."
+    )
+    silence_seconds: float = Field(
+        90, ge=0.1, le=3600, description="A connection that was silent for so long is made anew."
+    )
+    relist_seconds: float = Field(
+        1800, ge=1, le=86_400, description="Everything is listed anew this often."
+    )
+    retry_at_most_seconds: float = Field(
+        15, gt=0, le=300, description="The longest wait before the API server is tried again."
+    )
+
+    def watched_namespaces(self) -> tuple[str, ...]:
+        """Each namespace to be watched, `""` for all."""
+        listed = {text for text in self.namespaces.split(",") if text}
+        return tuple(sorted(listed | {self.shared_namespace})) if listed else ("",)
+
+    def namespaces_of_secrets(self) -> frozenset[str]:
+        listed = {text for text in self.secret_namespaces.split(",") if text}
+        return frozenset(listed | {self.shared_namespace})
+
+
 class ConfigurationSettings(Section):
     folder: Path | None = Field(None, description="Folder of configuration files.")
+    kubernetes: KubernetesSettings = KubernetesSettings()
     resync_seconds: float = Field(
         5,
         gt=0,

@@ -22,7 +22,6 @@ from meshwarden.adapters.istio.names import (
     LIMIT_LABEL,
     PROVIDER,
     SIDECAR_INBOUND,
-    SIDECAR_OUTBOUND,
     document,
 )
 from meshwarden.adapters.istio.options import IstioOptions
@@ -67,13 +66,6 @@ def gateway_filters(
             priority=envoy_filters.MERGED,
             **where,
         ),
-        envoy_filters.envoy_filter(
-            f"{name}-ejections",
-            [envoy_filters.at_once_patch(options, GATEWAY)],
-            namespace=namespace,
-            priority=envoy_filters.MERGED,
-            **where,
-        ),
         *_filters(name, options, facts, context=GATEWAY, namespace=namespace, **where),
     ]
 
@@ -104,13 +96,6 @@ def at_sidecars(options: IstioOptions, facts: PolicyFacts) -> Documents:
             context=SIDECAR_INBOUND,
             namespace=options.root_namespace,
             selected={LIMIT_LABEL: AT_SIDECAR},
-        ),
-        envoy_filters.envoy_filter(
-            "meshwarden-sidecar-ejections",
-            [envoy_filters.at_once_patch(options, SIDECAR_OUTBOUND)],
-            namespace=options.root_namespace,
-            priority=envoy_filters.MERGED,
-            selected={AUTHORIZE_LABEL: AT_SIDECAR},
         ),
         identity_from_gateway(options, facts),
     ]
@@ -203,6 +188,7 @@ def _authorize_filters(
         [
             envoy_filters.ext_authz_patch(options, facts, context),
             envoy_filters.withheld_patch(options, context),
+            envoy_filters.at_once_patch(options, context),
         ],
         priority=envoy_filters.MERGED,
         **where,

@@ -29,7 +29,7 @@ from meshwarden.adapters.envoy.options import EnvoyOptions
 from meshwarden.adapters.envoy.routes import REMOVED_BEFORE_THE_UPSTREAM
 from meshwarden.adapters.envoy.typed import packed
 from meshwarden.adapters.istio.facts import PolicyFacts
-from meshwarden.adapters.istio.names import GATEWAY, PORTS, RATELIMIT, document
+from meshwarden.adapters.istio.names import GATEWAY, PORTS, RATELIMIT, SIDECAR_OUTBOUND, document
 from meshwarden.adapters.istio.options import IstioOptions
 
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
@@ -122,9 +122,10 @@ def at_once_patch(options: IstioOptions, context: str) -> Patch:
     """An endpoint that rests is not asked from now on: Envoy else gathers such updates for a
     second, as long as a first rest is. Istio has no word for it.
     """
+    asking = GATEWAY if context == GATEWAY else SIDECAR_OUTBOUND
     return {
         "applyTo": "CLUSTER",
-        "match": {"context": context, "proxy": {"proxyVersion": options.proxy_version}},
+        "match": {"context": asking, "proxy": {"proxyVersion": options.proxy_version}},
         "patch": {
             "operation": "MERGE",
             "value": {"common_lb_config": {"update_merge_window": "0s"}},

@@ -72,7 +72,8 @@ def test_a_sidecar_holds_what_the_edge_holds():
     }
     there = edge.outlier_detection
     assert outliers["consecutiveGatewayErrors"] == there.consecutive_gateway_failure
-    assert outliers["consecutiveLocalOriginFailures"] == there.consecutive_local_origin_failure
+    assert not there.split_external_local_origin_errors
+    assert "splitExternalLocalOriginErrors" not in outliers
     assert outliers["maxEjectionPercent"] == there.max_ejection_percent
     assert outliers["minHealthPercent"] == edge.common_lb_config.healthy_panic_threshold.value
 
