@@ -22,7 +22,9 @@ class KeySource(Part):
     """
 
     inline: dict[str, Any] | None = Field(None, description="A JWKS, written here.")
-    file: str | None = Field(None, description="A JWKS file; relative to the configuration folder.")
+    file: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        None, description="A JWKS file; relative to the configuration folder."
+    )
     url: Url | None = Field(None, description="A JWKS URL, fetched in the background.")
     discovery: Literal["oidc", "oauth"] | None = Field(
         None,
@@ -98,7 +100,9 @@ class TokenIssuerSpec(Part):
     audiences: list[Word] = Field(
         min_length=1, max_length=50, description="A token must be meant for one of them."
     )
-    algorithms: list[Algorithm] = Field(["RS256", "PS256", "ES256", "EdDSA"], min_length=1)
+    algorithms: list[Algorithm] = Field(
+        ["RS256", "PS256", "ES256", "EdDSA"], min_length=1, max_length=50
+    )
     jwks: KeySource | None = Field(None, description="For tokens that are JWTs.")
     introspection: Introspection | None = Field(None, description="For tokens that are not.")
     leewaySeconds: float = Field(10, ge=0, le=300, description="Clock difference that is forgiven.")  # noqa: N815
