@@ -8,6 +8,7 @@ Not carried over, since only the model can check it: what the keys of a mapping 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class Conversion:
         """The structural schema of `source`, which stands in the models `inside`. Raises
         `ValueError` for a keyword that it does not know.
         """
-        source, is_nullable = _without_null(source)
+        source = _without_null(source)
         name = str(source.get("$ref", "")).rpartition("/")[2]
         if name:
             if inside.count(name) >= self.levels:
@@ -63,8 +64,6 @@ class Conversion:
         result = {keyword: source[keyword] for keyword in _CARRIED if keyword in source}
         if "description" in result:
             result["description"] = " ".join(result["description"].split())
-        if is_nullable:
-            result["nullable"] = True
         _translate_values(source, result)
         _bound(result)
         self._add_parts(source, result, inside)
@@ -75,8 +74,12 @@ class Conversion:
     ) -> None:
         """Fields, items and the values of a mapping."""
         if "properties" in source:
+            required = source.get("required", ())
             result["properties"] = {
-                field: self.schema(part, inside) for field, part in source["properties"].items()
+                field: self.schema(part, inside)
+                if field in required
+                else _kept(self.schema(part, inside))
+                for field, part in source["properties"].items()
             }
         if "items" in source:
             result["items"] = self.schema(source["items"], inside)
@@ -84,20 +87,35 @@ class Conversion:
         if isinstance(source.get("additionalProperties"), dict):
             values.append(source["additionalProperties"])
         if values:
-            result["additionalProperties"] = self.schema(values[0], inside)
+            result["additionalProperties"] = _kept(self.schema(values[0], inside))
         elif source.get("additionalProperties") is True:
             result |= ANYTHING
 
 
-def _without_null(source: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """`source` without the choice of null, and whether it had it."""
+def _kept(field: dict[str, Any]) -> dict[str, Any]:
+    """A field whose null reaches the model, which takes or refuses it. The API server would drop it
+    else: `roles:` with nothing after it would be a rule that asks for no role.
+    """
+    return {**field, "nullable": True}
+
+
+def _without_null(source: Mapping[str, Any]) -> dict[str, Any]:
+    """`source` without the choice of null. An enumeration becomes a pattern then: the API server
+    refuses null for an enumeration, also where it names it.
+    """
     if "anyOf" not in source:
-        return dict(source), False
+        return dict(source)
     choices = [choice for choice in source["anyOf"] if choice != {"type": "null"}]
     if len(choices) != 1:
         raise ValueError(f"a structural schema can't choose between types: {choices}")
-    rest = {keyword: value for keyword, value in source.items() if keyword != "anyOf"}
-    return {**choices[0], **rest}, len(choices) < len(source["anyOf"])
+    result = {
+        **choices[0],
+        **{keyword: source[keyword] for keyword in source if keyword != "anyOf"},
+    }
+    if "enum" in result and len(choices) < len(source["anyOf"]):
+        words = "|".join(re.escape(word) for word in result.pop("enum"))
+        result["pattern"] = f"^({words})$"
+    return result
 
 
 def _translate_values(source: Mapping[str, Any], result: dict[str, Any]) -> None:
@@ -124,7 +142,7 @@ def _bound(result: dict[str, Any]) -> None:
 
 
 def re2(pattern: str) -> str:
-    r"""A pattern of the models in RE2's words: `\w` and `\d` are of any script there, not of ASCII alone.
+    r"""A pattern of the models in RE2's words: `\w` and `\d` are Unicode's there, not ASCII's.
 
     >>> re2(r"^[\w.-]+$").startswith(r"^[\p{L}")
     True
