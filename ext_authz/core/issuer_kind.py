@@ -109,7 +109,9 @@ class TokenIssuerSpec(Part):
     tokenType: Quotable | None = Field(  # noqa: N815
         None, description="The `typ` that tokens must have, such as at+jwt (RFC 9068)."
     )
-    subjectPrefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{0,63}$")] = Field(  # noqa: N815
+    subjectPrefix: Annotated[  # noqa: N815
+        str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{0,63}$", max_length=63)
+    ] = Field(
         "",
         description="Put before each subject. Each issuer has one of its own, so that none can "
         "speak for another's subjects; one may have none.",

@@ -69,7 +69,9 @@ def _network(text: str) -> str:
     return text
 
 
-TimeOfDay = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+TimeOfDay = Annotated[
+    str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)
+]
 NetworkText = Annotated[str, StringConstraints(max_length=128), AfterValidator(_network)]
 ValueText = Annotated[str, StringConstraints(max_length=8192)]
 Values = Annotated[list[ValueText], Field(min_length=1, max_length=100)]
@@ -293,7 +295,9 @@ class Rule(Part):
 
 class AccessPolicySpec(Part):
     hosts: list[HostText] = Field(min_length=1, max_length=1000)
-    realm: Annotated[str, StringConstraints(pattern=r"^[\w .:/-]{1,100}$")] = "meshwarden"
+    realm: Annotated[str, StringConstraints(pattern=r"^[\w .:/-]{1,100}$", max_length=100)] = (
+        "meshwarden"
+    )
     identify: list[IdentifyMethod] = Field([], max_length=10)
     identityHeaders: dict[HeaderName, IdentityAttribute] = Field(  # noqa: N815
         {

@@ -13,21 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.cluster_resources import FULL, judged, resource
-from tests.support.kubernetes_api import running_kubernetes
-from tests.support.strict_api import StrictApi, apply_crds, strict_api
+from tests.support.strict_api import StrictApi
 
 ABSENT = object()
 Path = tuple[str | int, ...]
 RULE: Path = ("rules", 0)
 LIMIT: Path = ("descriptors", 0, "rate_limit")
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[StrictApi]:
-    with running_kubernetes() as api:
-        apply_crds(api)
-        with strict_api(api) as client:
-            yield client
 
 
 def changed(name: str, path: Path, value: Any) -> dict[str, Any]:

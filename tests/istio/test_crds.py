@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,29 +10,16 @@ import pytest
 from meshwarden.cli.render_crds import cluster_kinds
 from ratelimit_service.core.levels import level_problems
 from tests.support.cluster_resources import FULL, nested_limits, resource, written_resources
-from tests.support.kubernetes_api import KubernetesApi, running_kubernetes
-from tests.support.strict_api import PLURALS, StrictApi, apply_crds, placed, strict_api
+from tests.support.kubernetes_api import KubernetesApi
+from tests.support.strict_api import PLURALS, StrictApi, placed
 
 WRITTEN = list(written_resources())
 NAMES_COUNT = 10_000
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[KubernetesApi]:
-    with running_kubernetes() as server:
-        apply_crds(server)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ask(api: KubernetesApi) -> Iterator[StrictApi]:
-    with strict_api(api) as client:
-        yield client
-
-
-def test_every_kind_is_established_and_has_a_structural_schema(api: KubernetesApi):
+def test_every_kind_is_established_and_has_a_structural_schema(kinds_api: KubernetesApi):
     for kind in cluster_kinds():
-        found = api.get("crd", f"{kind.plural}.meshwarden.io")
+        found = kinds_api.get("crd", f"{kind.plural}.meshwarden.io")
         conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
         assert conditions == {"NamesAccepted": "True", "Established": "True"}, kind.name
 
@@ -55,19 +41,19 @@ def test_a_resource_that_uses_every_field_is_taken(ask: StrictApi, name: str):
     assert ask.refusals(FULL[name]) == []
 
 
-def test_nothing_is_written_into_the_users_object(api: KubernetesApi):
+def test_nothing_is_written_into_the_users_object(kinds_api: KubernetesApi):
     """No default stands in it, and no field is lost."""
     for found in FULL.values():
-        api.apply(placed(found))
+        kinds_api.apply(placed(found))
         words = (PLURALS[found["kind"]], found["metadata"]["name"])
-        assert api.get(*words)["spec"] == found["spec"]
+        assert kinds_api.get(*words)["spec"] == found["spec"]
 
 
-def test_descriptors_below_the_fifth_level_reach_us_and_are_refused_by_us(api: KubernetesApi):
+def test_descriptors_below_the_fifth_level_reach_us_and_are_refused_by_us(kinds_api: KubernetesApi):
     assert level_problems(nested_limits(5)["spec"]) == []
     deep = nested_limits(7)
-    api.apply(placed(deep))
-    stored = api.get("ratelimits", "deep")["spec"]
+    kinds_api.apply(placed(deep))
+    stored = kinds_api.get("ratelimits", "deep")["spec"]
     assert stored == deep["spec"]
     assert "more than 5 levels" in level_problems(stored)[0]
 
@@ -122,12 +108,12 @@ def _columns(text: str) -> dict[str, str]:
     return {n: row[a:b].strip() for n, a, b in zip(names, begins, ends, strict=True)}
 
 
-def test_kubectl_get_shows_whether_it_was_accepted_and_why_not(api: KubernetesApi):
-    api.apply(placed(FULL["policy"]))
+def test_kubectl_get_shows_whether_it_was_accepted_and_why_not(kinds_api: KubernetesApi):
+    kinds_api.apply(placed(FULL["policy"]))
     patch = json.dumps({"status": _status("False", "Conflict")})
     words = ("patch", "ap", "x", "--subresource=status", "--type=merge", "-p", patch)
-    api.kubectl(*words)
-    shown = _columns(api.kubectl("get", "accesspolicies", "x"))
+    kinds_api.kubectl(*words)
+    shown = _columns(kinds_api.kubectl("get", "accesspolicies", "x"))
     assert shown.pop("AGE")
     assert shown == {
         "NAME": "x",
@@ -136,24 +122,24 @@ def test_kubectl_get_shows_whether_it_was_accepted_and_why_not(api: KubernetesAp
         "REASON": "Conflict",
         "REPLICAS": "2",
     }
-    wide = api.kubectl("get", "accesspolicies", "x", "-o", "wide")
+    wide = kinds_api.kubectl("get", "accesspolicies", "x", "-o", "wide")
     assert "claimed by shop/older" in wide
-    api.apply(placed(FULL["limits"]))
-    assert _columns(api.kubectl("get", "rl", "x"))["DOMAIN"] == "shop"
+    kinds_api.apply(placed(FULL["limits"]))
+    assert _columns(kinds_api.kubectl("get", "rl", "x"))["DOMAIN"] == "shop"
 
 
-def test_one_category_lists_them_all(api: KubernetesApi):
-    api.apply(*map(placed, FULL.values()))
-    listed = api.kubectl("get", "meshwarden", "-o", "name")
+def test_one_category_lists_them_all(kinds_api: KubernetesApi):
+    kinds_api.apply(*map(placed, FULL.values()))
+    listed = kinds_api.kubectl("get", "meshwarden", "-o", "name")
     assert {line.partition(".")[0] for line in listed.split()} == {
         kind.name.lower() for kind in cluster_kinds() if kind.has_status
     }
 
 
-def test_who_writes_an_object_can_not_write_its_status(api: KubernetesApi):
+def test_who_writes_an_object_can_not_write_its_status(kinds_api: KubernetesApi):
     """The status is a subresource, for which a role gives rights of its own."""
-    api.apply({**placed(FULL["reader"]), "status": _status("True", "Accepted")})
-    assert "status" not in api.get("accessroles", "reader")
+    kinds_api.apply({**placed(FULL["reader"]), "status": _status("True", "Accepted")})
+    assert "status" not in kinds_api.get("accessroles", "reader")
 
 
 @pytest.mark.parametrize(
@@ -165,5 +151,5 @@ def test_who_writes_an_object_can_not_write_its_status(api: KubernetesApi):
         ("accessroles.status.replicas", "How many replicas of the service took it"),
     ],
 )
-def test_kubectl_explain_tells_what_a_field_is(api: KubernetesApi, field: str, said: str):
-    assert said in " ".join(api.kubectl("explain", field).split())
+def test_kubectl_explain_tells_what_a_field_is(kinds_api: KubernetesApi, field: str, said: str):
+    assert said in " ".join(kinds_api.kubectl("explain", field).split())

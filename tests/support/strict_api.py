@@ -17,6 +17,8 @@ from tests.support.kubernetes_api import KubernetesApi
 from tests.support.processes import CHECKOUT, wait_until
 
 NAMESPACE = "default"
+ASKED = "asked"
+"""Where it is asked, apart from what tests store: a name that is taken would be a refusal."""
 PLURALS = {
     "TokenIssuer": "tokenissuers",
     "AccessRole": "accessroles",
@@ -29,6 +31,7 @@ PLURALS = {
 def apply_crds(api: KubernetesApi) -> None:
     """Apply `istio/crds` as a user does, and return once every kind is served."""
     api.kubectl(*("apply", "--server-side", "--validate=strict", "-k", CHECKOUT / "istio" / "crds"))
+    api.kubectl("create", "namespace", ASKED)
     api.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
     # Established is written before the last server goroutine serves the kind.
     with strict_api(api) as ask:
@@ -66,17 +69,17 @@ class StrictApi:
         return self._client.post(
             _path(PLURALS[resource["kind"]]),
             params={"fieldValidation": "Strict"} | ({} if stores else {"dryRun": "All"}),
-            json=placed(resource),
+            json=placed(resource, ASKED),
         )
 
 
-def placed(resource: dict[str, Any]) -> dict[str, Any]:
+def placed(resource: dict[str, Any], namespace: str = NAMESPACE) -> dict[str, Any]:
     """`resource` as it stands in a cluster: in a namespace."""
-    return {**resource, "metadata": {**resource["metadata"], "namespace": NAMESPACE}}
+    return {**resource, "metadata": {**resource["metadata"], "namespace": namespace}}
 
 
 def _path(plural: str) -> str:
-    return f"/apis/meshwarden.io/v1alpha1/namespaces/{NAMESPACE}/{plural}"
+    return f"/apis/meshwarden.io/v1alpha1/namespaces/{ASKED}/{plural}"
 
 
 @contextmanager

@@ -113,8 +113,9 @@ def _without_null(source: Mapping[str, Any]) -> dict[str, Any]:
         **{keyword: source[keyword] for keyword in source if keyword != "anyOf"},
     }
     if "enum" in result and len(choices) < len(source["anyOf"]):
-        words = "|".join(re.escape(word) for word in result.pop("enum"))
-        result["pattern"] = f"^({words})$"
+        words = result.pop("enum")
+        result["pattern"] = f"^({'|'.join(map(re.escape, words))})$"
+        result["maxLength"] = max(map(len, words))
     return result
 
 
