@@ -127,7 +127,7 @@ def test_a_service_gets_ready_and_stops_when_told(build: Build, service: str):
     """As nobody, from a tree that nobody may write, without a home."""
     grpc, streaming, http, debug = free_ports(4)
     options = {
-        "configuration.folder": CHECKOUT / "examples" / "microservices",
+        "configuration.folder": CHECKOUT / "examples" / "partner_api",
         "grpc.port": grpc,
         "grpc.streaming-port": streaming,
         "http.port": http,
