@@ -170,7 +170,7 @@ def _paths(value: Any, path: Path = ()) -> Iterator[Path]:
 
 ODD = st.sampled_from(
     [
-        *(None, True, False, 0, -1, 1, 5, 1.5, 301, 2**32, 2**40, 1e300),
+        *(None, True, False, 0, -1, 1, 5, 1.5, 301, 2**32, 2**40),
         *(
             "",
             "x",
