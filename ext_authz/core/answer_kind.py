@@ -146,12 +146,12 @@ class IdentityToken(Part):
     header: Changeable = "x-identity-token"
     audience: Word = Field(description="Whom it is for: the workload's own name.")
     lifetimeSeconds: int = Field(60, ge=10, le=3600)  # noqa: N815
-    claims: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]*$")], Expression] = (
-        Field(
-            {},
-            max_length=20,
-            description="Further claims: CEL expressions; one that fails is left out.",
-        )
+    claims: dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.-]*$", max_length=256)], Expression
+    ] = Field(
+        {},
+        max_length=20,
+        description="Further claims: CEL expressions; one that fails is left out.",
     )
 
     @model_validator(mode="after")

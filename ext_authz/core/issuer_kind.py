@@ -22,7 +22,9 @@ class KeySource(Part):
     """
 
     inline: dict[str, Any] | None = Field(None, description="A JWKS, written here.")
-    file: str | None = Field(None, description="A JWKS file; relative to the configuration folder.")
+    file: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        None, description="A JWKS file; relative to the configuration folder."
+    )
     url: Url | None = Field(None, description="A JWKS URL, fetched in the background.")
     discovery: Literal["oidc", "oauth"] | None = Field(
         None,
@@ -98,14 +100,18 @@ class TokenIssuerSpec(Part):
     audiences: list[Word] = Field(
         min_length=1, max_length=50, description="A token must be meant for one of them."
     )
-    algorithms: list[Algorithm] = Field(["RS256", "PS256", "ES256", "EdDSA"], min_length=1)
+    algorithms: list[Algorithm] = Field(
+        ["RS256", "PS256", "ES256", "EdDSA"], min_length=1, max_length=50
+    )
     jwks: KeySource | None = Field(None, description="For tokens that are JWTs.")
     introspection: Introspection | None = Field(None, description="For tokens that are not.")
     leewaySeconds: float = Field(10, ge=0, le=300, description="Clock difference that is forgiven.")  # noqa: N815
     tokenType: Quotable | None = Field(  # noqa: N815
         None, description="The `typ` that tokens must have, such as at+jwt (RFC 9068)."
     )
-    subjectPrefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{0,63}$")] = Field(  # noqa: N815
+    subjectPrefix: Annotated[  # noqa: N815
+        str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{0,63}$", max_length=63)
+    ] = Field(
         "",
         description="Put before each subject. Each issuer has one of its own, so that none can "
         "speak for another's subjects; one may have none.",

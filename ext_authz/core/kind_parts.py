@@ -23,8 +23,8 @@ Namespace = Annotated[
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+$", max_length=100)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/@\s]+(/\S*)?$", max_length=2048)]
-TrustDomain = Annotated[str, StringConstraints(pattern=f"^{TRUST_DOMAIN}$")]
-Permission = Annotated[str, StringConstraints(pattern=r"^[\w.-]+:[\w.-]+$")]
+TrustDomain = Annotated[str, StringConstraints(pattern=f"^{TRUST_DOMAIN}$", max_length=255)]
+Permission = Annotated[str, StringConstraints(pattern=r"^[\w.-]+:[\w.-]+$", max_length=256)]
 Quotable = Annotated[
     str,
     StringConstraints(pattern=r"^[!#-\[\]-~]+$", max_length=256),
@@ -42,7 +42,13 @@ def _principal_name(text: str) -> str:
     return text
 
 
-PrincipalName = Annotated[Word, AfterValidator(_principal_name)]
+PrincipalName = Annotated[
+    Word,
+    AfterValidator(_principal_name),
+    Field(json_schema_extra={"pattern": "^((jwt|opaque|key|cert):.|spiffe://.)"}),
+]
+NAMES_AT_MOST = 10_000
+"""In one list of roles, permissions, groups and the like: an object in a cluster holds 1.5 MiB."""
 
 
 class Part(BaseModel):

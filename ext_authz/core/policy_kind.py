@@ -15,7 +15,9 @@ from ext_authz.core.answer_kind import (
     MetadataValue,
     Upstream,
 )
+from ext_authz.core.hosts import HOST_CHARACTERS_AT_MOST
 from ext_authz.core.kind_parts import (
+    NAMES_AT_MOST,
     HeaderName,
     Name,
     Part,
@@ -26,12 +28,20 @@ from ext_authz.core.kind_parts import (
     Word,
 )
 from ext_authz.core.kubernetes_kind import Audience, KubernetesAccess
-from ext_authz.core.paths import parse_pattern
+from ext_authz.core.paths import PATH_CHARACTERS_AT_MOST, parse_pattern
 from meshwarden.core.host_patterns import parse_host_pattern
 
 IdentityAttribute = Literal["principal", "subject", "kind", "issuer", "roles", "scopes", "groups"]
 
 CONDITION_CHARACTERS_AT_MOST = 2048
+FORBIDDEN_IDENTITY_HEADERS = (
+    "host",
+    "authorization",
+    "cookie",
+    "content-length",
+    "te",
+    "connection",
+)
 
 
 def _trusted_proxy(text: str) -> str:
@@ -60,9 +70,19 @@ def _network(text: str) -> str:
     return text
 
 
-TimeOfDay = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
-NetworkText = Annotated[str, AfterValidator(_network)]
-Values = Annotated[list[str], Field(min_length=1, max_length=100)]
+TimeOfDay = Annotated[
+    str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)
+]
+NetworkText = Annotated[str, StringConstraints(max_length=128), AfterValidator(_network)]
+ValueText = Annotated[str, StringConstraints(max_length=8192)]
+Values = Annotated[list[ValueText], Field(min_length=1, max_length=100)]
+HostText = Annotated[str, StringConstraints(max_length=HOST_CHARACTERS_AT_MOST)]
+PathText = Annotated[
+    str,
+    StringConstraints(max_length=PATH_CHARACTERS_AT_MOST),
+    Field(json_schema_extra={"pattern": "^/"}),
+]
+Method = Annotated[str, StringConstraints(pattern=r"^[A-Z]+$", max_length=64)]
 GrpcMethod = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*/([A-Za-z_]\w*|\*)$", max_length=256)
 ]
@@ -80,11 +100,13 @@ class CredentialSource(Part):
     """One place in the request; exactly one of header, cookie, query."""
 
     header: HeaderName | None = None
-    scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")] | None = Field(
-        None, description="The word before the credential in the header, such as Bearer."
-    )
-    cookie: Annotated[str, StringConstraints(pattern=r"^[\w!#$%&'*+.^`|~-]+$")] | None = None
-    query: Annotated[str, StringConstraints(pattern=r"^[\w.~-]+$")] | None = None
+    scheme: (
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=100)] | None
+    ) = Field(None, description="The word before the credential in the header, such as Bearer.")
+    cookie: (
+        Annotated[str, StringConstraints(pattern=r"^[\w!#$%&'*+.^`|~-]+$", max_length=256)] | None
+    ) = None
+    query: Annotated[str, StringConstraints(pattern=r"^[\w.~-]+$", max_length=256)] | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> CredentialSource:
@@ -96,7 +118,9 @@ class CredentialSource(Part):
 
 
 class JwtMethod(Part):
-    issuers: list[Name] = Field(min_length=1, description="The TokenIssuers that are trusted here.")
+    issuers: list[Name] = Field(
+        min_length=1, max_length=1000, description="The TokenIssuers that are trusted here."
+    )
     sources: list[CredentialSource] = Field(
         [CredentialSource(header="authorization", scheme="Bearer")], min_length=1, max_length=10
     )
@@ -198,7 +222,7 @@ class TimeOfWeek(Part):
     ends: TimeOfDay = Field(
         "00:00", description="Until just before it; where it is not after `begins`, the next day's."
     )
-    timeZone: Annotated[str, AfterValidator(_time_zone)] = Field(  # noqa: N815
+    timeZone: Annotated[str, StringConstraints(max_length=256), AfterValidator(_time_zone)] = Field(  # noqa: N815
         "UTC", description="Of the IANA database, such as Europe/Berlin."
     )
 
@@ -213,15 +237,21 @@ class Rule(Part):
     callers: Literal["identified", "anyone"] | None = Field(
         None, description="Default: identified for allow, anyone for deny."
     )
-    methods: list[Annotated[str, StringConstraints(pattern=r"^[A-Z]+$")]] = Field(
-        [], description="Any of them; empty: every method."
+    methods: list[Method] = Field(
+        [], max_length=100, description="Any of them; empty: every method."
     )
-    paths: list[str] = Field([], description="Any of them; empty: every path.")
-    roles: list[Name] = Field([], description="Any of them, inherited ones included.")
-    permissions: list[Permission] = Field([], description="All of them.")
-    scopes: list[Word] = Field([], description="All of them.")
-    groups: list[Word] = Field([], description="Any of them.")
-    principals: list[PrincipalName] = Field([], description="Any of them, such as key:service.")
+    paths: list[PathText] = Field(
+        [], max_length=NAMES_AT_MOST, description="Any of them; empty: every path."
+    )
+    roles: list[Name] = Field(
+        [], max_length=NAMES_AT_MOST, description="Any of them, inherited ones included."
+    )
+    permissions: list[Permission] = Field([], max_length=NAMES_AT_MOST, description="All of them.")
+    scopes: list[Word] = Field([], max_length=NAMES_AT_MOST, description="All of them.")
+    groups: list[Word] = Field([], max_length=NAMES_AT_MOST, description="Any of them.")
+    principals: list[PrincipalName] = Field(
+        [], max_length=NAMES_AT_MOST, description="Any of them, such as key:service."
+    )
     headers: dict[HeaderName, Values] = Field(
         {},
         max_length=20,
@@ -232,7 +262,9 @@ class Rule(Part):
         {}, max_length=20, description="The same of query parameters, unescaped."
     )
     grpc: list[GrpcMethod] = Field(
-        [], description="Any of them: orders.v1.Orders/Get, or orders.v1.Orders/* for a service."
+        [],
+        max_length=NAMES_AT_MOST,
+        description="Any of them: orders.v1.Orders/Get, or orders.v1.Orders/* for a service.",
     )
     clientAddresses: list[NetworkText] = Field(  # noqa: N815
         [],
@@ -263,8 +295,10 @@ class Rule(Part):
 
 
 class AccessPolicySpec(Part):
-    hosts: list[str] = Field(min_length=1, max_length=1000)
-    realm: Annotated[str, StringConstraints(pattern=r"^[\w .:/-]{1,100}$")] = "meshwarden"
+    hosts: list[HostText] = Field(min_length=1, max_length=1000)
+    realm: Annotated[str, StringConstraints(pattern=r"^[\w .:/-]{1,100}$", max_length=100)] = (
+        "meshwarden"
+    )
     identify: list[IdentifyMethod] = Field([], max_length=10)
     identityHeaders: dict[HeaderName, IdentityAttribute] = Field(  # noqa: N815
         {
@@ -297,7 +331,7 @@ class AccessPolicySpec(Part):
     def _consistent(self) -> AccessPolicySpec:
         for host in self.hosts:
             parse_host_pattern(host)
-        for forbidden in ("host", "authorization", "cookie", "content-length", "te", "connection"):
+        for forbidden in FORBIDDEN_IDENTITY_HEADERS:
             if forbidden in self.identityHeaders:
                 raise ValueError(f"'{forbidden}' can't be an identity header")
         return self

@@ -6,12 +6,26 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ext_authz.core.kind_parts import Name, Part, Permission, PrincipalName, Resource, Word
+from ext_authz.core.kind_parts import (
+    NAMES_AT_MOST,
+    Name,
+    Part,
+    Permission,
+    PrincipalName,
+    Resource,
+    Word,
+)
 
 
 class AccessRoleSpec(Part):
-    inherits: list[Name] = Field([], description="Roles whose permissions and rules it has, too.")
-    permissions: list[Permission] = Field([], description="`resource:verb`, such as orders:write.")
+    inherits: list[Name] = Field(
+        [],
+        max_length=NAMES_AT_MOST,
+        description="Roles whose permissions and rules it has, too.",
+    )
+    permissions: list[Permission] = Field(
+        [], max_length=NAMES_AT_MOST, description="`resource:verb`, such as orders:write."
+    )
 
 
 class AccessRole(Resource):

@@ -13,6 +13,7 @@ import typer
 
 from meshwarden.cli.chosen_options import Setting, chosen, print_options
 from meshwarden.cli.output import print_line, write_files
+from meshwarden.cli.render_crds import crds
 from meshwarden.cli.render_istio import istio
 from meshwarden.cli.render_resilience import resilience
 from meshwarden.core.faults import Misconfigured
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 app.command("istio")(istio)
 app.command("resilience")(resilience)
+app.command("crds")(crds)
 
 
 @app.command("envoy")
