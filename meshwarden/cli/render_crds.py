@@ -31,6 +31,7 @@ def cluster_kinds() -> list[Kind]:
     import ratelimit_service.core.schema_rules
     from ext_authz.core.kinds import MODELS
     from meshwarden.adapters.istio.crds import Kind
+    from meshwarden.core.replica_report import ReplicaReport
     from ratelimit_service.core.levels import LEVELS_AT_MOST
     from ratelimit_service.core.resource import RateLimitResource
 
@@ -60,4 +61,18 @@ def cluster_kinds() -> list[Kind]:
         columns={"Domain": ".spec.domain"},
         levels=LEVELS_AT_MOST,
     )
-    return [*kinds, limits]
+    reports = Kind(
+        model=ReplicaReport,
+        name="ReplicaReport",
+        plural="replicareports",
+        short_name="rr",
+        additions={},
+        has_status=False,
+        columns={
+            "Service": ".spec.service",
+            "Replica": ".spec.replica",
+            "Version": ".spec.version",
+            "Renewed": ".spec.renewedAt",
+        },
+    )
+    return [*kinds, limits, reports]
