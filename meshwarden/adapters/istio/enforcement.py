@@ -67,13 +67,7 @@ def gateway_filters(
             priority=envoy_filters.MERGED,
             **where,
         ),
-        envoy_filters.envoy_filter(
-            f"{name}-ejections",
-            [envoy_filters.at_once_patch(options, GATEWAY)],
-            namespace=namespace,
-            priority=envoy_filters.MERGED,
-            **where,
-        ),
+        _ejections(name, options, context=GATEWAY, namespace=namespace, **where),
         *_filters(name, options, facts, context=GATEWAY, namespace=namespace, **where),
     ]
 
@@ -105,11 +99,11 @@ def at_sidecars(options: IstioOptions, facts: PolicyFacts) -> Documents:
             namespace=options.root_namespace,
             selected={LIMIT_LABEL: AT_SIDECAR},
         ),
-        envoy_filters.envoy_filter(
-            "meshwarden-sidecar-ejections",
-            [envoy_filters.at_once_patch(options, SIDECAR_OUTBOUND)],
+        _ejections(
+            "meshwarden-sidecar",
+            options,
+            context=SIDECAR_OUTBOUND,
             namespace=options.root_namespace,
-            priority=envoy_filters.MERGED,
             selected={AUTHORIZE_LABEL: AT_SIDECAR},
         ),
         identity_from_gateway(options, facts),
@@ -118,6 +112,9 @@ def at_sidecars(options: IstioOptions, facts: PolicyFacts) -> Documents:
         result.append(authorization_policy("meshwarden-sidecar", namespace, rules=[{}]))
         result += _filters(
             "meshwarden-sidecar", options, facts, context=SIDECAR_INBOUND, namespace=namespace
+        )
+        result.append(
+            _ejections("meshwarden-sidecar", options, context=SIDECAR_OUTBOUND, namespace=namespace)
         )
     return result
 
@@ -180,6 +177,15 @@ def gateway_rules(options: IstioOptions) -> list[dict[str, Any]]:
         return [{}]
     named = [text for host in options.unguarded_hosts for text in (host, f"{host}:*")]
     return [{"to": [{"operation": {"notHosts": named}}]}]
+
+
+def _ejections(name: str, options: IstioOptions, *, context: str, **where: Any) -> dict[str, Any]:
+    return envoy_filters.envoy_filter(
+        f"{name}-ejections",
+        [envoy_filters.at_once_patch(options, context)],
+        priority=envoy_filters.MERGED,
+        **where,
+    )
 
 
 def _filters(
