@@ -20,6 +20,7 @@ from ext_authz.core.answer_kind import (
     Upstream,
 )
 from ext_authz.core.issuer_kind import Introspection, KeySource, TokenIssuerSpec
+from ext_authz.core.kubernetes_kind import KubernetesAccess
 from ext_authz.core.policy_kind import (
     FORBIDDEN_IDENTITY_HEADERS,
     AccessPolicySpec,
@@ -40,6 +41,11 @@ _DISCOVERS = (
 )
 _WANTED = ("roles", "permissions", "scopes", "groups", "principals")
 _ASKS = " || ".join(f"(has(self.{name}) && size(self.{name}) > 0)" for name in _WANTED)
+_NAMES_A_RESOURCE = "has(self.resource) && self.resource != ''"
+_OF_A_RESOURCE = " || ".join(
+    f"(has(self.{name}) && self.{name} != '')"
+    for name in ("group", "subresource", "namespace", "name")
+)
 
 ADDITIONS: Additions = {
     KeySource: rules(
@@ -66,14 +72,34 @@ ADDITIONS: Additions = {
         rule("!has(self.scheme) || has(self.header)", "a scheme goes with a header"),
     ),
     IdentifyMethod: rules(
-        exactly_one("jwt", "introspection", "apiKey", "spiffe", "clientCertificate")
+        exactly_one(
+            "jwt", "introspection", "apiKey", "spiffe", "clientCertificate", "kubernetesToken"
+        )
+    ),
+    KubernetesAccess: rules(
+        rule(
+            f"({_NAMES_A_RESOURCE}) != has(self.nonResourcePath)",
+            "exactly one of resource, nonResourcePath is needed",
+        ),
+        rule(
+            f"!has(self.nonResourcePath) || !({_OF_A_RESOURCE})",
+            "a nonResourcePath has no group, subresource, namespace or name",
+        ),
+        rule(
+            "!has(self.userPrefix) || !self.userPrefix.startsWith('system:')",
+            "a userPrefix can't begin with 'system:', which is Kubernetes' own",
+        ),
     ),
     Rule: rules(
         rule(
             "!has(self.callers) || self.callers != 'anyone'"
             f" || (has(self.effect) && self.effect == 'deny') || !({_ASKS})",
             "a rule for anyone can't ask for roles, permissions, scopes, groups or principals",
-        )
+        ),
+        rule(
+            "!has(self.kubernetesAccess) || !has(self.callers) || self.callers != 'anyone'",
+            "kubernetesAccess asks about an identified caller, not about anyone",
+        ),
     ),
     AccessPolicySpec: {
         **rules(

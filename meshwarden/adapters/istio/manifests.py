@@ -16,7 +16,7 @@ from meshwarden.adapters.istio.mesh_config import helm_values, operator
 from meshwarden.adapters.istio.names import EXT_AUTHZ, RATELIMIT
 from meshwarden.adapters.istio.options import IstioOptions
 from meshwarden.adapters.istio.own_traffic import own_traffic
-from meshwarden.adapters.istio.workloads import namespace, service_account, workload
+from meshwarden.adapters.istio.workloads import accounts, namespace, workload
 
 HEADER = (
     "# Rendered by `meshwarden render istio`. Edit the options and the policies, not this file.\n"
@@ -54,7 +54,7 @@ def documents_by_file(options: IstioOptions, facts: PolicyFacts) -> dict[str, Do
     """What is applied, by file, in the order of being applied."""
     return {
         "namespace.yaml": [namespace(options)],
-        "accounts.yaml": [service_account(options, name) for name in (EXT_AUTHZ, RATELIMIT)],
+        "accounts.yaml": accounts(options, facts),
         "ext-authz.yaml": workload(options, facts, EXT_AUTHZ),
         "ratelimit.yaml": workload(options, facts, RATELIMIT),
         "own-traffic.yaml": own_traffic(options),

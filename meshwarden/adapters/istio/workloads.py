@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshwarden.adapters.istio.access import Access, NamedFiles, access
 from meshwarden.adapters.istio.facts import PolicyFacts
 from meshwarden.adapters.istio.names import (
     EXT_AUTHZ,
@@ -57,10 +58,19 @@ def namespace(options: IstioOptions) -> dict[str, Any]:
 _POD_SECURITY = ("enforce", "audit", "warn")
 
 
-def service_account(options: IstioOptions, name: str) -> dict[str, Any]:
-    """Without a token by itself: the Pod that needs one mounts it."""
-    result = document("v1", "ServiceAccount", name, namespace=options.namespace, name_label=name)
-    result["automountServiceAccountToken"] = False
+def accounts(options: IstioOptions, facts: PolicyFacts) -> Documents:
+    """The ServiceAccounts and their rights: what the services watch, and the Secret of the keys by
+    its name. Without a token by themselves: the Pod that needs one mounts it.
+    """
+    keys = NamedFiles(secrets=[options.keys_secret])
+    reads_keys = facts.reads_api_keys or facts.signs_tokens
+    result = []
+    for name in (EXT_AUTHZ, RATELIMIT):
+        files = {options.namespace: keys} if name == EXT_AUTHZ and reads_keys else {}
+        result += access(Access(name, installed_in=options.namespace, files=files))
+    for one in result:
+        if one["kind"] == "ServiceAccount":
+            one["automountServiceAccountToken"] = False
     return result
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 import ext_authz.core.schema_rules
 import ratelimit_service.core.schema_rules
-from ext_authz.core import answer_kind, issuer_kind, policy_kind, role_kinds
+from ext_authz.core import answer_kind, issuer_kind, kubernetes_kind, policy_kind, role_kinds
 from meshwarden.adapters.istio import crds, structural_schema
 from meshwarden.adapters.istio.crds import crd, crd_files
 from meshwarden.adapters.istio.structural_schema import ITEMS_AT_MOST
@@ -85,7 +85,7 @@ def test_every_check_of_a_model_across_fields_has_its_rule():
     """A new `model_validator` without one is seen here."""
     checked = {
         model
-        for module in (answer_kind, issuer_kind, policy_kind, role_kinds)
+        for module in (answer_kind, issuer_kind, kubernetes_kind, policy_kind, role_kinds)
         for _, model in inspect.getmembers(module, inspect.isclass)
         if issubclass(model, BaseModel) and model.__pydantic_decorators__.model_validators
     }
