@@ -192,5 +192,5 @@ def test_a_folder_and_files_of_keys_are_refused_beside_a_cluster_by_name():
         "keys.file is for a folder's configuration; where it comes from Kubernetes a Secret is "
         "named",
     ]
-    with pytest.raises(Misconfigured, match="keys.pepper-secret needs configuration.kubernetes"):
+    with pytest.raises(Misconfigured, match=r"keys\.pepper-secret needs configuration\.kubernetes"):
         source(Settings.model_validate({"keys": {"pepper_secret": "keys/pepper"}}))
