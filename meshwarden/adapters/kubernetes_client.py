@@ -25,7 +25,6 @@ from meshwarden.core.faults import Misconfigured
 CONNECTIONS_AT_MOST = 2000
 """Each watch has one to itself."""
 
-BODY_BYTES_AT_MOST = 64 << 20
 LINE_BYTES_AT_MOST = 16 << 20
 MESSAGE_CHARACTERS_AT_MOST = 500
 USER_AGENT = "meshwarden"

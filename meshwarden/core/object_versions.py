@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from meshwarden.core.claims import Objection
 from meshwarden.core.faults import Problem
 from meshwarden.core.object_verdicts import ACCEPTED, REFUSED, ObjectId
-from meshwarden.core.offered_objects import OfferedObject, placed
+from meshwarden.core.offered_objects import OfferedObject, Precedence, placed
+
+FIRST: Precedence = (False, "", "", "", "")
+"""Of what is no object, and claims nothing."""
 
 PROBLEMS_AT_MOST = 20
 """Told of one object."""
@@ -31,6 +34,7 @@ class TriedFile:
     """None: not of one namespace, and seen by all."""
     object: OfferedObject | None = None
     deleted: ObjectId | None = None
+    precedence: Precedence = FIRST
     at: int = 0
     reason: str = ACCEPTED
     problems: list[Problem] = field(default_factory=list)
@@ -81,6 +85,7 @@ class Taken:
     content: bytes
     namespace: str | None
     object: ObjectId | None
+    precedence: Precedence
 
 
 def versions_of(contents: Iterable[bytes | None], last: bytes | None) -> list[Version]:

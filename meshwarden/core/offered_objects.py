@@ -25,6 +25,8 @@ _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 AGES = "@ages"
+Precedence = tuple[bool, str, str, str, str]
+"""Sorts objects: of two that claim the same the first holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ class OfferedObject:
     problems: tuple[Problem, ...] = ()
 
     @property
-    def precedence(self) -> tuple[bool, str, str, str, str]:
-        """Sorts the objects whose claims hold before the others."""
+    def precedence(self) -> Precedence:
+        """The platform's before a tenant's, then the older."""
         one = self.id
         return (self.namespace != SHARED, self.created, one.namespace, one.name, one.kind)
 

@@ -86,6 +86,7 @@ class PartialAcceptance(Generic[SnapshotType]):
                 file.version.content,
                 file.namespace,
                 file.object.id if file.object else file.deleted,
+                file.precedence,
             )
             for file in files.values()
             if file.version.content is not None
@@ -115,10 +116,7 @@ class PartialAcceptance(Generic[SnapshotType]):
             self.problems = error.problems
 
     def _files(self, bundle: ObjectBundle) -> dict[str, TriedFile]:
-        files = {
-            offered.id.file: self._file_of(offered)
-            for offered in sorted(bundle.objects, key=lambda one: one.precedence)
-        }
+        files = {offered.id.file: self._file_of(offered) for offered in bundle.objects}
         owners = {name: one.namespace for one in bundle.objects for name in one.files}
         for name, content in bundle.files.items():
             if name not in files and name not in (AGES, OWNERSHIP):
@@ -133,14 +131,19 @@ class PartialAcceptance(Generic[SnapshotType]):
                 files[name].refuse(problem)
         for name, taken in self._last.items():
             if name not in files:
-                versions = [Version(None, is_offered=True), Version(taken.content, is_last=True)]
-                files[name] = TriedFile(name, versions, taken.namespace, deleted=taken.object)
-        return files
+                files[name] = _deleted(name, taken)
+        return dict(sorted(files.items(), key=lambda pair: pair[1].precedence))
 
     def _file_of(self, offered: OfferedObject) -> TriedFile:
         last = self._last_content(offered.id.file)
         versions = versions_of([offered.content, last, offered.closed, None], last)
-        file = TriedFile(offered.id.file, versions, offered.namespace, offered)
+        file = TriedFile(
+            offered.id.file,
+            versions,
+            offered.namespace,
+            offered,
+            precedence=offered.precedence,
+        )
         for problem in offered.problems:
             file.refuse(problem)
         if offered.problems:
@@ -151,6 +154,18 @@ class PartialAcceptance(Generic[SnapshotType]):
     def _last_content(self, name: str) -> bytes | None:
         taken = self._last.get(name)
         return None if taken is None else taken.content
+
+
+def _deleted(name: str, taken: Taken) -> TriedFile:
+    """Where it is put back its claims are as old as they were."""
+    versions = [
+        Version(None, is_offered=True),
+        Version(taken.content, is_last=True),
+        Version(None),
+    ]
+    return TriedFile(
+        name, versions, taken.namespace, deleted=taken.object, precedence=taken.precedence
+    )
 
 
 class _Attempt:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from meshwarden.core.claims import Claim
-from meshwarden.core.offered_objects import ObjectRules
+from meshwarden.core.offered_objects import Localized, ObjectRules
 from meshwarden.core.ownership import DOMAIN
+from ratelimit_service.core.levels import level_problems
 
 
 def object_rules(*, merges_domains: bool) -> ObjectRules:
@@ -19,4 +20,9 @@ def object_rules(*, merges_domains: bool) -> ObjectRules:
         variant = f"namespace {namespace}" if merges_domains else ""
         return [Claim(DOMAIN, domain, "spec.domain", variant=variant)]
 
-    return ObjectRules(kinds=("RateLimit",), claims=claims)
+    return ObjectRules(kinds=("RateLimit",), claims=claims, localized=_bounded)
+
+
+def _bounded(_kind: str, _namespace: str, spec: Any) -> Localized:
+    """The spec as it is, refused where it is deeper than its schema reads."""
+    return Localized(spec, problems=tuple(level_problems(spec)))

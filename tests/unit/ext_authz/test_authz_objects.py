@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from ext_authz.app import Settings, source
 from ext_authz.core.compile import Configured, Options, compile_policies
 from ext_authz.core.compile_keys import CALLED, PEPPER, SIGNING_KEYS
 from ext_authz.core.object_rules import RULES, localized
-from meshwarden.core.faults import Problem
+from meshwarden.core.faults import Misconfigured, Problem
 from meshwarden.core.object_verdicts import ACCEPTED, CONFLICT, REFUSED
 from meshwarden.core.offered_objects import object_bundle, offered_object
 from meshwarden.core.partial_acceptance import PartialAcceptance
@@ -175,3 +176,21 @@ def test_a_broken_file_of_keys_stays_as_it_was():
     assert hosts(taken, "shop.io") == ["shop/p"]
     assert taking.acceptance.problems
     assert SIGNING_KEYS in CALLED.values()
+
+
+def test_a_folder_and_files_of_keys_are_refused_beside_a_cluster_by_name():
+    settings = Settings.model_validate(
+        {
+            "configuration": {"folder": "/x", "kubernetes": {"enabled": True}},
+            "keys": {"file": "/k", "pepper_secret": "keys/pepper"},
+        }
+    )
+    with pytest.raises(Misconfigured) as caught:
+        source(settings)
+    assert [problem.what for problem in caught.value.problems] == [
+        "configuration.kubernetes.enabled is in place of configuration.folder",
+        "keys.file is for a folder's configuration; where it comes from Kubernetes a Secret is "
+        "named",
+    ]
+    with pytest.raises(Misconfigured, match=r"keys\.pepper-secret needs configuration\.kubernetes"):
+        source(Settings.model_validate({"keys": {"pepper_secret": "keys/pepper"}}))

@@ -160,6 +160,16 @@ def test_a_change_that_would_leave_others_with_a_fault_is_put_back_with_a_word()
     assert "it would leave Toy a/y with a fault" in taking.told("a", "x")
 
 
+def test_what_is_put_back_has_its_claims_as_before():
+    """A tenant can't take a host between the deletion and its being put back."""
+    taking = Taking()
+    held, needing = toy(PLATFORM, "z", {"hosts": ["h.io"]}), toy(PLATFORM, "y", {"needs": ["z"]})
+    taking.offer(held, needing, toy(PLATFORM, "x", {"needs": ["y"]}))
+    taken = taking.offer(toy(PLATFORM, "x", FAULTY), toy("a", "x", {"hosts": ["h.io"]}))
+    assert {file.split("/")[2] for file in taken} == {"x.yaml", "y.yaml", "z.yaml"}
+    assert taking.reason("a", "x") == CONFLICT
+
+
 def test_a_long_chain_holds_up_nobody_else():
     """Each round finds one more that is dangling; then whole namespaces go at once."""
     taking = Taking()
