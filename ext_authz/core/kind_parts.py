@@ -32,9 +32,12 @@ Quotable = Annotated[
 ]
 
 
+_PRINCIPAL = r"^((jwt|opaque|key|cert|kubernetes):.|spiffe://.)"
+
+
 def _principal_name(text: str) -> str:
     """Refuse a name that no principal can have: a rule with it would never match."""
-    if re.match(r"(jwt|opaque|key|cert|kubernetes):.|spiffe://.", text) is None:
+    if re.match(_PRINCIPAL, text) is None:
         raise ValueError(
             "a principal begins with its kind: 'jwt:', 'opaque:', 'key:', 'cert:', 'kubernetes:' "
             "or 'spiffe://'"
@@ -45,7 +48,7 @@ def _principal_name(text: str) -> str:
 PrincipalName = Annotated[
     Word,
     AfterValidator(_principal_name),
-    Field(json_schema_extra={"pattern": "^((jwt|opaque|key|cert):.|spiffe://.)"}),
+    Field(json_schema_extra={"pattern": _PRINCIPAL}),
 ]
 NAMES_AT_MOST = 10_000
 """In one list of roles, permissions, groups and the like: an object in a cluster holds 1.5 MiB."""
