@@ -73,7 +73,7 @@ ADDITIONS: Additions = {
     ),
     IdentifyMethod: rules(
         exactly_one(
-            "jwt", "introspection", "apiKey", "spiffe", "clientCertificate", "kubernetesToken"
+            *("jwt", "introspection", "apiKey", "kubernetesToken", "spiffe", "clientCertificate")
         )
     ),
     KubernetesAccess: rules(

@@ -56,6 +56,7 @@ POLICY = {
         {"jwt": {"issuers": ["company"], "sources": [BEARER]}, "onInvalid": "skip"},
         {"introspection": {"issuer": "opaque", "sources": [BEARER]}, "onUnavailable": "deny"},
         {"jwt": {"issuers": ["company"], "sources": [{"cookie": "session"}, {"query": "token"}]}},
+        {"kubernetesToken": {"audiences": ["meshwarden"], "sources": [{"header": "x-workload"}]}},
         {"apiKey": {"sources": [{"header": "x-api-key"}]}},
         {
             "spiffe": {
@@ -116,6 +117,20 @@ POLICY = {
             "when": "request.path_variables.id == principal.subject",
         },
         {"name": "calls", "effect": "deny", "callers": "anyone", "grpc": ["orders.v1.Orders/*"]},
+        {
+            "name": "cluster",
+            "paths": ["/ns/{ns}"],
+            "kubernetesAccess": {
+                "verb": "get",
+                "group": "apps",
+                "resource": "deployments",
+                "namespace": "{ns}",
+                "trustDomains": ["cluster.local"],
+                "userPrefix": "meshwarden:",
+                "onUnavailable": "deny",
+            },
+        },
+        {"name": "path", "kubernetesAccess": {"verb": "get", "nonResourcePath": "/healthz"}},
     ],
 }
 LIMITS = {
