@@ -107,7 +107,7 @@ POLICY = {
             "permissions": ["orders:read"],
             "scopes": ["orders"],
             "groups": ["staff"],
-            "principals": ["jwt:site/a", "spiffe://cluster.local/ns/a/sa/b"],
+            "principals": ["jwt:site/a", "spiffe://cluster.local/ns/a/sa/b", "kubernetes:x"],
             "headers": {"x-kind": ["a", "b"]},
             "query": {"page": ["1"]},
             "clientAddresses": ["10.0.0.0/8", "::1"],
