@@ -31,8 +31,6 @@ Quotable = Annotated[
     Field(description="Stands in error_description, where RFC 6750 allows no other characters."),
 ]
 
-_PRINCIPAL = r"^((jwt|opaque|key|cert|kubernetes):.|spiffe://.)"
-
 
 _PRINCIPAL = r"^((jwt|opaque|key|cert|kubernetes):.|spiffe://.)"
 
