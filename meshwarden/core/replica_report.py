@@ -54,7 +54,7 @@ class ReportedObject(_Part):
     namespace: NamespaceName
     name: ObjectName
     uid: Uid
-    generation: int = Field(ge=0, le=2**63 - 1)
+    generation: int = Field(ge=0, le=2**53 - 1)  # What JSON says exactly (RFC 8259 section 6).
     reason: Reason = "Accepted"
     message: Message = ""
 

@@ -120,15 +120,19 @@ def mesh_config() -> dict[str, Any]:
     return {**found, "enableAutoMtls": False}
 
 
+def kustomized(folder: str) -> list[dict[str, Any]]:
+    """What a kustomization of ours makes."""
+    words = [str(tool("bin/kubectl")), "kustomize", str(CHECKOUT / folder)]
+    text = subprocess.run(words, capture_output=True, check=True, timeout=60).stdout
+    return list(yaml.safe_load_all(text))
+
+
 def installation() -> list[dict[str, Any]]:
     """What `istio/base` applies, without mutual TLS to our services, which have no sidecar here,
-    and without our own kinds: the services read a folder.
+    and without objects of our own kinds: a test has its own.
     """
-    folder = CHECKOUT / "istio/base"
-    words = [str(tool("bin/kubectl")), "kustomize", str(folder)]
-    text = subprocess.run(words, capture_output=True, check=True, timeout=60).stdout
     found = []
-    for document in yaml.safe_load_all(text):
+    for document in kustomized("istio/base"):
         if document["apiVersion"].startswith("meshwarden.io/"):
             continue
         if document["kind"] == "PeerAuthentication":

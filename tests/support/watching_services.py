@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ class Watching:
 
     def __init__(self, process: Running, grpc_port: int, http_port: int) -> None:
         self.process = process
+        self.grpc_port = grpc_port
         self.http_port = http_port
         self._channel = grpc.insecure_channel(f"127.0.0.1:{grpc_port}")
 
@@ -73,7 +74,10 @@ class Watching:
 
 @contextmanager
 def watching_service(
-    program: str, *options: str, waits_for_ready: bool = True
+    program: str,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    waits_for_ready: bool = True,
 ) -> Iterator[Watching]:
     """`program` on free ports with `options`."""
     main, streaming, http, debug = free_ports(4)
@@ -87,7 +91,7 @@ def watching_service(
         words += [f"--{name}", str(port)]
     for section in sections:
         words += [f"--{section}.host", "127.0.0.1"]
-    with running([*words, *options]) as process:
+    with running([*words, *options], environment=environment) as process:
         service = Watching(process, main, http)
         try:
             if waits_for_ready:

@@ -324,6 +324,14 @@ def test_a_test_says_what_kubernetes_would_answer(command: Command, folder: Path
 def test_explain_says_what_is_not_known_offline(command: Command, folder: Path):
     (folder / "reviewed.yaml").write_text(REVIEWED)
     asked = {"host": "reviewed.example.com", "headers": {"authorization": "Bearer abc"}}
-    done = command("explain", "-", "--config", folder, stdin=json.dumps(asked).encode())
+    done = command(
+        "explain",
+        "-",
+        "--config",
+        folder,
+        "--state",
+        folder / "none",
+        stdin=json.dumps(asked).encode(),
+    )
     assert done.status == 1
     assert "needs   TokenReviewLookup: the service asks; here it is not known" in done.output
