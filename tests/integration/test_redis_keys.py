@@ -212,7 +212,8 @@ def test_settings_that_do_not_go_together_are_told_at_once(tmp_path):
         "identity_tokens.keys-file and .issuer go together: set both or none",
         "keys.redis-url is in place of keys.file and keys.revocations-file",
         "keys.redis-url needs keys.pepper-file: without it no key is found",
-        "no configuration: set --configuration.folder to a folder of policies",
+        "no configuration: set --configuration.folder to a folder of policies, "
+        "or --configuration.kubernetes.enabled",
     ]
 
 

@@ -81,7 +81,7 @@ def test_the_docker_compose_environment_of_the_reference_is_taken():
             "LOG_LEVEL": "debug",
             "REDIS_SOCKET_TYPE": "tcp",
             "REDIS_URL": "redis:6379",
-            "REDIS_AUTH": "user:secret",
+            "REDIS_AUTH": "user:hush",
             "RUNTIME_ROOT": "/data",
             "RUNTIME_SUBDIRECTORY": "ratelimit",
             "MEMCACHE_HOST_PORT": "memcached:11211",
@@ -92,8 +92,8 @@ def test_the_docker_compose_environment_of_the_reference_is_taken():
         }
     )
     assert found.redis.url == "redis://redis:6379"
-    assert found.redis.auth.get_secret_value() == "user:secret"
-    assert "secret" not in repr(found)
+    assert found.redis.auth.get_secret_value() == "user:hush"
+    assert "hush" not in repr(found)
     assert (found.log.level, found.store.key_format) == ("debug", "envoyproxy")
     assert (found.runtime.root, found.runtime.subdirectory) == (Path("/data"), Path("ratelimit"))
     made = options(found)

@@ -19,7 +19,7 @@ VARIABLES = {
     "CONFIG_GRPC_XDS_NODE_METADATA": "zone=a=b,lonely,team=edge",
     "CONFIG_GRPC_XDS_SERVER_URL": "envoy-gateway:18001",
     "CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL": "500ms",
-    "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS": "Authorization:Bearer secret,x-tenant:a",
+    "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS": "Authorization:Bearer hush,x-tenant:a",
     "CONFIG_GRPC_XDS_SERVER_USE_TLS": "true",
     "CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "/certs/tls.crt",
     "CONFIG_GRPC_XDS_CLIENT_TLS_KEY": "/certs/tls.key",
@@ -47,7 +47,7 @@ def test_every_variable_of_the_references_xds_client_is_understood(monkeypatch: 
     stream = found.xds
     assert (stream.server, stream.node_id) == ("envoy-gateway:18001", "gateway")
     assert stream.metadata_pairs() == {"zone": "a=b", "team": "edge"}
-    assert stream.header_pairs() == [("authorization", "Bearer secret"), ("x-tenant", "a")]
+    assert stream.header_pairs() == [("authorization", "Bearer hush"), ("x-tenant", "a")]
     assert stream.connect_retry_seconds == 0.5
     assert stream.message_bytes_at_most == 1 << 20
     assert (stream.tls, stream.tls_server_san) == (True, "envoy-gateway")
@@ -55,7 +55,7 @@ def test_every_variable_of_the_references_xds_client_is_understood(monkeypatch: 
     assert stream.tls_key_file == Path("/certs/tls.key")
     assert stream.tls_ca_file == Path("/certs/ca.crt")
     assert stream.backoff_rule() == Backoff(2, 60, 0.5, has_jitter=False)
-    assert "secret" not in repr(found)
+    assert "hush" not in repr(found)
 
 
 def test_a_file_type_of_the_reference_is_our_folder(monkeypatch: pytest.MonkeyPatch):
