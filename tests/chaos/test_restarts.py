@@ -89,7 +89,7 @@ def test_everything_behind_the_gateway_is_replaced_under_load(
             new = _generation(mesh, stack, tmp_path_factory, "new")
             wait_until(lambda: _asked(shop, new) > 20, "the new ones are asked", limit_seconds=30)
             for replica in old[0]:
-                mesh.api.kubectl("delete", "workloadentry", replica.name, "-n", SHOP)
+                mesh.leave(replica.name, SHOP)
             for service in old[1]:
                 service.leave(mesh)
             everybody = [*(r.port for r in old[0]), *(s.grpc_port for s in old[1])]
@@ -105,7 +105,7 @@ def test_everything_behind_the_gateway_is_replaced_under_load(
         for service in new[1]:
             service.leave(mesh)
         for replica in new[0]:
-            mesh.api.kubectl("delete", "workloadentry", replica.name, "-n", SHOP)
+            mesh.leave(replica.name, SHOP)
     measured(f"rolling restart of workload, ext_authz and ratelimit: {failed} of {sent} failed")
     assert failed == 0, k6.complaints
     assert sent > 200
@@ -142,6 +142,7 @@ def _asked(shop: Shop, generation: Generation) -> int:
 
 def test_retries_of_a_broken_workload_stay_within_their_budget(shop: Shop, good: Replica):
     """Without it each request would be sent three times, when the workload is on its knees."""
+    good.forget()
     good.mode("struggling")
     try:
         with steady_load(f"{shop.url}/orders", MINE, per_second=80) as load:
@@ -150,7 +151,6 @@ def test_retries_of_a_broken_workload_stay_within_their_budget(shop: Shop, good:
         executed = good.executed()["GET /orders"]
     finally:
         good.mode("well")
-        good.forget()
     factor = executed / requests
     measured(f"a workload that always answers 503: sent {factor:.2f} times as often as asked for")
     assert set(load.statuses()) == {503}

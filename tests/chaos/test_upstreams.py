@@ -70,7 +70,7 @@ def test_a_sick_replica_is_ejected_and_comes_back(
                 seen = load.statuses(began)
                 slowest = max(answer.seconds for answer in load.since(began))
         finally:
-            mesh.api.kubectl("delete", "workloadentry", "orders-bad", "-n", SHOP)
+            mesh.leave("orders-bad", SHOP)
     measured(
         f"a replica of two, {cut.__name__}: detected after {detected:.2f} s, recovered after "
         f"{recovered:.2f} s; clients saw {seen}, the slowest after {slowest:.2f} s"

@@ -64,6 +64,10 @@ class IstioMesh:
             }
         )
 
+    def leave(self, name: str, namespace: str) -> None:
+        """Take a WorkloadEntry away."""
+        self.api.kubectl("delete", "workloadentry", name, "-n", namespace, "--ignore-not-found")
+
     @contextmanager
     def gateway(self, *, namespace: str = SYSTEM, sds_port: int = 0) -> Iterator[RunningEnvoy]:
         """An Envoy as ingress gateway."""

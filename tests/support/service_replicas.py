@@ -50,7 +50,7 @@ class ServiceReplica:
 
     def leave(self, mesh: IstioMesh) -> None:
         """Be none any more."""
-        mesh.api.kubectl("delete", "workloadentry", self.name, "-n", OURS, "--ignore-not-found")
+        mesh.leave(self.name, OURS)
 
     def kill(self) -> None:
         """End as a crash does."""

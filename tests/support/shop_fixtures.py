@@ -35,7 +35,7 @@ def mesh() -> Iterator[IstioMesh]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def authorizer(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One replica of ext_authz."""
     folder = tmp_path_factory.mktemp("ext_authz")
@@ -43,9 +43,10 @@ def authorizer(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Ite
         service.keys(record(KEY))
         mesh.workload("ext-authz-a", OURS, AUTHZ_LABELS, {"grpc": service.grpc_port})
         yield service
+        mesh.leave("ext-authz-a", OURS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def limiter(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One replica of ratelimit_service, counting in memory."""
     folder = tmp_path_factory.mktemp("ratelimit")
@@ -53,6 +54,7 @@ def limiter(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with served(folder, is_measured=False) as service:
         mesh.workload("ratelimit-a", OURS, LIMITER_LABELS, {"grpc": service.grpc_port})
         yield service
+        mesh.leave("ratelimit-a", OURS)
 
 
 @pytest.fixture(scope="session")
