@@ -7,10 +7,12 @@ Redis, everybody is.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Thread
 
 import httpx2
 import pytest
@@ -28,14 +30,17 @@ from tests.support.service_replicas import (
     limiter_replica,
 )
 from tests.support.shop_mesh import (
+    AUTHZ_LABELS,
     HOST,
     KEY,
     LIMITS,
+    OURS,
     Shop,
     policies,
     shop_behind_a_gateway,
 )
 from tests.support.steady_load import SteadyLoad, steady_load
+from tests.support.tcp_proxy import TcpProxy
 
 LIMIT_SECONDS = 5.0
 RATE = 60.0
@@ -167,6 +172,54 @@ def test_one_of_two_authorizers_is_lost_under_load(
     assert back < LIMIT_SECONDS
     if cut is kill:
         assert refused <= UNDER_WAY_AT_MOST, "what can't be sent is sent to the other"
+
+
+@contextmanager
+def delayed(port: int) -> Iterator[TcpProxy]:
+    """A way to a server on which every answer can be late, in an event loop of its own."""
+    proxy = TcpProxy(port)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(proxy.listen())
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        asyncio.run_coroutine_threadsafe(proxy.end(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_a_slow_authorizer_is_one_that_does_not_answer(
+    mesh: IstioMesh, shop: Shop, authorizers: tuple[ServiceReplica, ServiceReplica]
+):
+    """Its time limit is 200 ms: what comes later is refused, and nobody waits for it."""
+    direct = authorizers[0]
+    with delayed(direct.grpc_port) as way:
+        mesh.workload(direct.name, OURS, AUTHZ_LABELS, {"grpc": way.port})
+        wait_until(lambda: shop.endpoint(way.port, "rq_total") == "0", "the way is known")
+        try:
+            with steady_load(f"{shop.url}/orders", MINE, per_second=RATE) as load:
+                wait_until(lambda: [a.status for a in load.answers][-20:] == [200] * 20, "well")
+                began = time.time()
+                way.answer_delay_seconds = 1.0
+                wait_until(
+                    lambda: [a.status for a in load.since(began)][-20:] == [503] * 20, "all late"
+                )
+                slowest = max(answer.seconds for answer in load.since(began))
+                way.answer_delay_seconds = 0.0
+                mended_at = time.time()
+                seconds = recovered(load, mended_at, 200)
+        finally:
+            direct.join(mesh)
+    measured(
+        f"a slow authorizer: clients saw {load.statuses(began)}, the slowest refusal after "
+        f"{slowest:.2f} s; recovered {seconds:.2f} s after it was fast again"
+    )
+    assert set(load.statuses()) == {200, 503}
+    assert slowest < 1.0
+    assert seconds < LIMIT_SECONDS
 
 
 @pytest.fixture

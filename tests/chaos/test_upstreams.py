@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -28,26 +29,36 @@ RATE = 60.0
 pytestmark = pytest.mark.timeout(180)
 
 
-def hang(replica: Replica) -> Callable[[], None]:
+Mend = Callable[[], object]
+
+
+def hang(replica: Replica, _stack: ExitStack) -> Mend:
     replica.pause()
     return replica.resume
 
 
-def reset(replica: Replica) -> Callable[[], None]:
+def reset(replica: Replica, _stack: ExitStack) -> Mend:
     replica.mode("reset")
     return lambda: replica.mode("well")
 
 
-def unavailable(replica: Replica) -> Callable[[], None]:
+def unavailable(replica: Replica, _stack: ExitStack) -> Mend:
     replica.mode("unavailable")
     return lambda: replica.mode("well")
 
 
-@pytest.mark.parametrize("cut", [hang, reset, unavailable])
+def die(replica: Replica, stack: ExitStack) -> Mend:
+    """It comes back as another process on the same port."""
+    replica.kill()
+    return lambda: stack.enter_context(running_replica(replica.name, replica.port))
+
+
+@pytest.mark.parametrize("cut", [hang, reset, unavailable, die])
 def test_a_sick_replica_is_ejected_and_comes_back(
-    cut: Callable[[Replica], Callable[[], None]], mesh: IstioMesh, shop: Shop
+    cut: Callable[[Replica, ExitStack], Mend], mesh: IstioMesh, shop: Shop
 ):
-    with running_replica("bad") as replica:
+    with ExitStack() as stack:
+        replica = stack.enter_context(running_replica("bad"))
         mesh.workload("orders-bad", SHOP, ORDERS_LABELS, {"http": replica.port})
         try:
             with steady_load(f"{shop.url}/open", {"host": HOST}, per_second=RATE) as load:
@@ -56,7 +67,7 @@ def test_a_sick_replica_is_ejected_and_comes_back(
                     "the replica is asked",
                 )
                 began = time.time()
-                mend = cut(replica)
+                mend = cut(replica, stack)
                 wait_until(lambda: shop.is_ejected(replica.port), "it is ejected", limit_seconds=20)
                 detected = time.time() - began
                 mended_at = time.time()

@@ -26,7 +26,7 @@ def test_identity_headers_are_taken_from_the_gateway_alone(
 ):
     authority = Authority("cluster.local")
     labels = {"app": "basket", "meshwarden.io/identity": "gateway"}
-    mesh.apply(
+    standing = (
         service("basket", SHOP, {"app": "basket"}, http=8000),
         {
             "apiVersion": "networking.istio.io/v1",
@@ -42,6 +42,7 @@ def test_identity_headers_are_taken_from_the_gateway_alone(
         },
     )
     with (
+        mesh.applied(*standing),
         running_sidecar(
             mesh, authority, "basket", SHOP, labels=labels, workload_port=good.port, number=31
         ) as basket,

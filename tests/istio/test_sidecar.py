@@ -36,7 +36,7 @@ def stock(
     del authorizer, limiter
     labels = {"app": "stock", **GUARDED}
     mutual = {"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}
-    mesh.apply(
+    standing = (
         service("stock", SHOP, {"app": "stock"}, http=8000),
         {
             "apiVersion": "networking.istio.io/v1",
@@ -51,9 +51,12 @@ def stock(
             "spec": {"selector": {"matchLabels": {"app": "stock"}}, "mtls": {"mode": "STRICT"}},
         },
     )
-    with running_sidecar(
-        mesh, authority, "stock", SHOP, labels=labels, workload_port=good.port, number=20
-    ) as sidecar:
+    with (
+        mesh.applied(*standing),
+        running_sidecar(
+            mesh, authority, "stock", SHOP, labels=labels, workload_port=good.port, number=20
+        ) as sidecar,
+    ):
         mesh.workload("stock-1", SHOP, {"app": "stock"}, {"http": sidecar.port}, account="stock")
         yield sidecar
 

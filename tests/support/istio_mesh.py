@@ -38,6 +38,18 @@ class IstioMesh:
         """Apply with strict validation."""
         self.api.apply(*map(dict, documents))
 
+    @contextmanager
+    def applied(self, *documents: Mapping[str, Any]) -> Iterator[None]:
+        """Apply for the length of the block. What asks for mutual TLS may not stay: a proxy without
+        certificates would wait for them.
+        """
+        self.apply(*documents)
+        try:
+            yield
+        finally:
+            text = yaml.safe_dump_all([dict(document) for document in documents])
+            self.api.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=text)
+
     def workload(
         self,
         name: str,
