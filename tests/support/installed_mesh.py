@@ -83,10 +83,13 @@ def _service(
 
 
 def _variables(deployment: str) -> dict[str, str]:
-    """What the Deployment says in so many words; what a Pod or a Secret fills in is ours."""
+    """What the Deployment says in so many words; what a Pod or a Secret fills in is ours. Nothing
+    has to be drained: the gateway has ended by then.
+    """
     for document in installation():
         if document["kind"] == "Deployment" and document["metadata"]["name"] == deployment:
             (container,) = document["spec"]["template"]["spec"]["containers"]
             said = {one["name"]: one["value"] for one in container["env"] if "value" in one}
-            return said | {"POD_NAME": f"{deployment}-0", "POD_NAMESPACE": OURS}
+            drained = {name: "0" for name in said if name.endswith("_DRAIN_SECONDS")}
+            return said | drained | {"POD_NAME": f"{deployment}-0", "POD_NAMESPACE": OURS}
     raise AssertionError(f"no Deployment {deployment}")
