@@ -11,7 +11,7 @@ CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/p
 export UV_SYSTEM_CERTS := $(if $(CERTIFICATES),true,false)
 unexport VIRTUAL_ENV
 
-.PHONY: help install up test test-interop test-drop-in test-stores test-istio test-soak check format audit perf perf-mesh clean
+.PHONY: help install up up-istio test test-interop test-drop-in test-stores test-istio test-soak check format audit perf perf-mesh clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -83,6 +83,9 @@ install: .venv/.installed $(ENVOY) ## what `make up` needs: the services' enviro
 
 up: install ## the whole system on this machine; Ctrl-C stops it; UP="--ports auto": options of `meshwarden up`
 	@exec $(BIN)/meshwarden up $(UP)
+
+up-istio: install $(ISTIO_TOOLS)/.installed ## the whole installation in an Istio mesh without a cluster; Ctrl-C stops it; needs Go
+	@exec $(BIN)/python -m tests.istio.demo
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase

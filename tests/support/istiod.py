@@ -82,12 +82,17 @@ class Istiod:
         self._signal(signal.SIGCONT)
 
     @property
+    def url(self) -> str:
+        """Where it tells of itself: `/debug`, `/ready`."""
+        return f"http://127.0.0.1:{self._http_port}"
+
+    @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
     def proxies(self) -> list[dict[str, Any]]:
         """What istiod sent to each proxy and what that acknowledged: `/debug/syncz`."""
-        answer = httpx2.get(f"http://127.0.0.1:{self._http_port}/debug/syncz", timeout=5)
+        answer = httpx2.get(f"{self.url}/debug/syncz", timeout=5)
         found: list[dict[str, Any]] = answer.json()
         return found
 
@@ -105,7 +110,7 @@ class Istiod:
         if self._child is None or self._child.poll() is not None:
             raise AssertionError(f"istiod ended:\n{self.log[-3000:]}")
         try:
-            answer = httpx2.get(f"http://127.0.0.1:{self._http_port}/ready", timeout=2)
+            answer = httpx2.get(f"{self.url}/ready", timeout=2)
         except httpx2.TransportError:
             return False
         return answer.status_code == 200

@@ -98,8 +98,12 @@ def processes_of(pid: int) -> dict[int, str]:
     return found
 
 
-def assert_nothing_is_left(processes: dict[int, str], state: Path) -> None:
+def assert_all_ended(processes: dict[int, str]) -> None:
     left = {pid: words for pid, words in processes.items() if Path(f"/proc/{pid}").exists()}
     assert left == {}
+
+
+def assert_nothing_is_left(processes: dict[int, str], state: Path) -> None:
+    assert_all_ended(processes)
     for name in ("demo.json", "demo.env", "addresses.json"):
         assert not (state / name).exists(), name

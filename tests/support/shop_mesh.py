@@ -40,8 +40,10 @@ ORDERS = f"orders.{SHOP}.svc.cluster.local"
 STOCK = f"stock.{SHOP}.svc.cluster.local"
 ORDERS_LABELS = {"app": "orders"}
 KEY, OTHER_KEY = make_key(bytes(32)), make_key(bytes(31) + b"\x01")
+OPEN = {"name": "open", "callers": "anyone", "paths": ["/open"]}
+"""The rule by which `shop_behind_a_gateway` knows that the way is there."""
 RULES: tuple[Any, ...] = (
-    {"name": "open", "callers": "anyone", "paths": ["/open"]},
+    OPEN,
     {"name": "mine", "paths": ["/orders"]},
     {"name": "admins", "paths": ["/admin"], "principals": ["key:admin"]},
     {"name": "limited", "paths": ["/limited"]},
