@@ -101,6 +101,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # An answer is one write: two would wait for a delayed ACK, 40 ms.
+    disable_nagle_algorithm = True
     server: _Server
 
     def answer(self) -> None:

@@ -58,7 +58,7 @@ def _exempting(policy: Document) -> Iterator[tuple[Path, list[str], list[str]]]:
     "Dry run of a CUSTOM policy",
     why="The annotation does nothing with CUSTOM: the policy is in force. `istioctl validate` "
     "refuses it, an API server without istiod's webhook takes it.",
-    fix="remove the annotation; run the policy in shadow in Meshwarden (`mode: shadow`)",
+    fix="remove the annotation; try the policy offline (`meshwarden test`) before it is applied",
 )
 def dry_run(mesh: Mesh) -> Iterator[Spot]:
     for policy in mesh.custom():
