@@ -9,7 +9,7 @@ from tests.support.certificates import Authority
 from tests.support.istio_mesh import IstioMesh, wait_for_status
 from tests.support.istiod import SYSTEM
 from tests.support.replica_process import Replica
-from tests.support.shop_mesh import SHOP, service
+from tests.support.shop_mesh import SHOP, mutual_tls_alone
 from tests.support.sidecars import running_sidecar
 
 pytestmark = pytest.mark.timeout(240)
@@ -26,23 +26,8 @@ def test_identity_headers_are_taken_from_the_gateway_alone(
 ):
     authority = Authority("cluster.local")
     labels = {"app": "basket", "meshwarden.io/identity": "gateway"}
-    standing = (
-        service("basket", SHOP, {"app": "basket"}, http=8000),
-        {
-            "apiVersion": "networking.istio.io/v1",
-            "kind": "DestinationRule",
-            "metadata": {"name": "basket", "namespace": SHOP},
-            "spec": {"host": BASKET, "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}},
-        },
-        {
-            "apiVersion": "security.istio.io/v1",
-            "kind": "PeerAuthentication",
-            "metadata": {"name": "basket", "namespace": SHOP},
-            "spec": {"selector": {"matchLabels": {"app": "basket"}}, "mtls": {"mode": "STRICT"}},
-        },
-    )
     with (
-        mesh.applied(*standing),
+        mesh.applied(*mutual_tls_alone("basket")),
         running_sidecar(
             mesh, authority, "basket", SHOP, labels=labels, workload_port=good.port, number=31
         ) as basket,

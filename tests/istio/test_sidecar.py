@@ -14,7 +14,7 @@ from tests.support.certificates import Authority
 from tests.support.istio_mesh import IstioMesh, http_filters, wait_for_status
 from tests.support.limit_service import Served
 from tests.support.replica_process import Replica
-from tests.support.shop_mesh import HOST, KEY, SHOP, STOCK, service
+from tests.support.shop_mesh import HOST, KEY, SHOP, STOCK, mutual_tls_alone
 from tests.support.sidecars import SidecarOf, running_sidecar
 
 pytestmark = pytest.mark.timeout(240)
@@ -35,24 +35,8 @@ def stock(
     """A workload that is guarded by its own sidecar and takes nothing without mutual TLS."""
     del authorizer, limiter
     labels = {"app": "stock", **GUARDED}
-    mutual = {"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}
-    standing = (
-        service("stock", SHOP, {"app": "stock"}, http=8000),
-        {
-            "apiVersion": "networking.istio.io/v1",
-            "kind": "DestinationRule",
-            "metadata": {"name": "stock", "namespace": SHOP},
-            "spec": {"host": STOCK, **mutual},
-        },
-        {
-            "apiVersion": "security.istio.io/v1",
-            "kind": "PeerAuthentication",
-            "metadata": {"name": "stock", "namespace": SHOP},
-            "spec": {"selector": {"matchLabels": {"app": "stock"}}, "mtls": {"mode": "STRICT"}},
-        },
-    )
     with (
-        mesh.applied(*standing),
+        mesh.applied(*mutual_tls_alone("stock")),
         running_sidecar(
             mesh, authority, "stock", SHOP, labels=labels, workload_port=good.port, number=20
         ) as sidecar,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,17 @@ def request(key: str, value: str, *, domain: str = "domain") -> bytes:
     return bytes(message.SerializeToString())
 
 
+def command(folder: Path, ports: Sequence[int]) -> list[str]:
+    """The service on loopback, on ports for gRPC, its streams, HTTP and the debug pages."""
+    words = [sys.executable, "-m", "ratelimit_service", "--configuration.folder", str(folder)]
+    names = ("grpc.port", "grpc.streaming-port", "http.port", "debug.port")
+    for name, port in zip(names, ports, strict=True):
+        words += [f"--{name}", str(port)]
+    for section in ("grpc", "http", "debug"):
+        words += [f"--{section}.host", "127.0.0.1"]
+    return words
+
+
 @contextmanager
 def served(
     folder: Path,
@@ -75,18 +86,9 @@ def served(
     is_measured: bool = True,
 ) -> Iterator[Served]:
     """Run the service on free ports with the limits in `folder`; `is_measured` as of `running`."""
-    main, streaming, http, debug = free_ports(4)
-    command = [sys.executable, "-m", "ratelimit_service", "--configuration.folder", str(folder)]
-    for name, port in (
-        ("grpc.port", main),
-        ("grpc.streaming-port", streaming),
-        ("http.port", http),
-        ("debug.port", debug),
-    ):
-        command += [f"--{name}", str(port)]
-    for section in ("grpc", "http", "debug"):
-        command += [f"--{section}.host", "127.0.0.1"]
-    words = [*command, *arguments]
+    ports = free_ports(4)
+    main, _, http, debug = ports
+    words = [*command(folder, ports), *arguments]
     with running(words, environment=environment, is_measured=is_measured) as process:
         service = Served(
             process, folder, main, f"http://127.0.0.1:{http}", f"http://127.0.0.1:{debug}"

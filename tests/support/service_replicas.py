@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from tests.support import authz_service
+from tests.support import authz_service, limit_service
 from tests.support.authz_service import PEPPER
 from tests.support.istio_mesh import IstioMesh
 from tests.support.ports import free_ports
@@ -104,19 +103,10 @@ def authorizer_replica(
 @contextmanager
 def limiter_replica(name: str, folder: Path, *options: str) -> Iterator[ServiceReplica]:
     """ratelimit_service over the limits in `folder`, ready; not yet in the mesh."""
-    main, streaming, http, debug = free_ports(4)
-    words = [sys.executable, "-m", "ratelimit_service", "--configuration.folder", str(folder)]
-    for section in ("grpc", "http", "debug"):
-        words += [f"--{section}.host", "127.0.0.1"]
-    for setting, port in (
-        ("grpc.port", main),
-        ("grpc.streaming-port", streaming),
-        ("http.port", http),
-        ("debug.port", debug),
-    ):
-        words += [f"--{setting}", str(port)]
+    ports = free_ports(4)
+    words = limit_service.command(folder, ports)
     replica = ServiceReplica(
-        name, [*words, *options], grpc_port=main, http_port=http, labels=LIMITER_LABELS
+        name, [*words, *options], grpc_port=ports[0], http_port=ports[2], labels=LIMITER_LABELS
     )
     yield from _started(replica)
 

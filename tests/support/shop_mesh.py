@@ -82,6 +82,27 @@ def service(name: str, place: str, selector: dict[str, str], **ports: int) -> di
     }
 
 
+def mutual_tls_alone(name: str) -> tuple[dict[str, Any], ...]:
+    """A Service of the shop that is asked with the mesh's certificates and hears nobody without."""
+    host = f"{name}.{SHOP}.svc.cluster.local"
+    metadata = {"name": name, "namespace": SHOP}
+    return (
+        service(name, SHOP, {"app": name}, http=8000),
+        {
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "DestinationRule",
+            "metadata": metadata,
+            "spec": {"host": host, "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}},
+        },
+        {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "PeerAuthentication",
+            "metadata": metadata,
+            "spec": {"selector": {"matchLabels": {"app": name}}, "mtls": {"mode": "STRICT"}},
+        },
+    )
+
+
 def ingress(port: int) -> dict[str, Any]:
     """The port of the gateway."""
     server = {
