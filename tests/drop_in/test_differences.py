@@ -177,7 +177,8 @@ def test_a_stuck_redis_is_waited_for_a_tenth_of_a_second(tmp_path: Path):
         with pytest.raises(grpc.RpcError) as refused:
             both.ours.call(request.SerializeToString(), timeout=1)
         own.resume()
-    assert late.value.code().name == "DEADLINE_EXCEEDED"
+    # Go's server may see the deadline first, and then answers CANCELLED.
+    assert late.value.code().name in {"DEADLINE_EXCEEDED", "CANCELLED"}
     assert refused.value.code().name == "UNKNOWN"
     assert "redis" in str(refused.value.details())
 
