@@ -52,11 +52,15 @@ def test_a_query_without_a_credential_reaches_the_upstream_as_it_was_sent(mesh: 
 def test_a_flood_of_wrong_tokens_is_refused_unverified_and_others_are_served(mesh: GuardedMesh):
     """Beyond two hundred of one address; a token that is known is served from there, too."""
     known = {"cookie": f"session={EC.token(live(jti='known'))}"}
-    unknown = {"cookie": f"session={EC.token(live(jti='unknown'))}"}
     assert mesh.reason("/orders", known) == "allowed"
     reasons = {mesh.reason("/orders", {"cookie": f"session=x{n}"}) for n in range(260)}
     assert reasons == {"malformed_token", "too_many_failures"}
-    answer = mesh.get("/orders", unknown)
+    for number in range(100):  # Ten a second are let through again, which a slow machine may see.
+        mesh.reason("/orders", {"cookie": "session=x"})
+        unknown = {"cookie": f"session={EC.token(live(jti=f'unknown {number}'))}"}
+        answer = mesh.get("/orders", unknown)
+        if answer.status_code == 429:
+            break
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     assert mesh.reason("/orders", known) == "allowed"
     elsewhere = httpx2.HTTPTransport(local_address="127.0.0.9")

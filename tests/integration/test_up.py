@@ -332,7 +332,9 @@ def test_a_closed_terminal_stops_everything_and_leaves_no_credential(tmp_path: P
             os.read(terminal, 65_536)
         return (state / awaited).exists()
 
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Under nohup the child would ignore it.
     with subprocess.Popen(words, stdout=inner, stderr=inner, cwd=CHECKOUT) as process:
+        signal.signal(signal.SIGHUP, before)
         os.close(inner)
         wait_until(is_up, "it is up", limit_seconds=20)
         os.close(terminal)
