@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,8 @@ async def test_no_limit_is_exceeded_whatever_befalls_redis(
     is_over = asyncio.Event()
     with ExitStack() as stack:
         services = [stack.enter_context(served(tmp_path, *arguments)) for _ in range(2)]
+        for service in services:  # Who is not known yet is not shared with.
+            wait_until(partial(service.metric, "ratelimit_replicas 2.0"), "both are known")
         callers = [
             asyncio.create_task(call(services[number % 2].grpc_port, ledger, is_over))
             for number in range(CALLERS)
