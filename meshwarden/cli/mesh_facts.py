@@ -48,6 +48,7 @@ def policy_facts(folder: Path, domain: str = "") -> PolicyFacts:
         reads_body=any(_BODY.search(one.model_dump_json()) for one in policies),
         reads_api_keys=any(way.apiKey for one in policies for way in one.spec.identify),
         signs_tokens=any(one.spec.identityToken is not None for one in policies),
+        asks_kubernetes=any(map(_asks_kubernetes, policies)),
         resources=tuple(_resource(one) for one in documents),
     )
 
@@ -89,6 +90,12 @@ def _reads_certificate(policy: AccessPolicy) -> bool:
     return any(way is not None and way.authoritiesFile is not None for way in ways) or any(
         method.clientCertificate is not None for method in policy.spec.identify
     )
+
+
+def _asks_kubernetes(policy: AccessPolicy) -> bool:
+    """Whether a caller's token, or what a caller may do, is the cluster's to say."""
+    ways, rules = policy.spec.identify, policy.spec.rules
+    return any(way.kubernetesToken for way in ways) or any(rule.kubernetesAccess for rule in rules)
 
 
 def _resource(document: Document) -> dict[str, Any]:

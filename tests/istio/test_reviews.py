@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from meshwarden.adapters.istio.access import REVIEWS, Access, access
 from tests.support.authz_service import Service, reason_of, request_of, serving
 from tests.support.check_requests import access_policy, response_of
 from tests.support.kubernetes_api import KubernetesApi, running_kubernetes
@@ -69,14 +70,12 @@ def cluster() -> Iterator[KubernetesApi]:
             **{"apiGroups": ["shop.example.com"], "resources": ["orders"]},
             **{"verbs": ["get"], "resourceNames": ["7"]},
         }
-        role = {"apiGroup": ROLES, "kind": "ClusterRole", "name": "system:auth-delegator"}
-        api.apply(
-            object_of("Role", RBAC, "reads-order-7", "team-a", rules=[rule]),
-            object_of(
-                "ClusterRoleBinding", RBAC, "meshwarden-asks",
-                roleRef=role, subjects=subject(OURS, "ext-authz"),
-            ),
-        )  # fmt: skip
+        (binding,) = (
+            one
+            for one in access(Access("ext-authz", installed_in=OURS, asks_reviews=True))
+            if one["kind"] == "ClusterRoleBinding" and one["metadata"]["name"] == REVIEWS
+        )
+        api.apply(object_of("Role", RBAC, "reads-order-7", "team-a", rules=[rule]), binding)
         yield api
 
 

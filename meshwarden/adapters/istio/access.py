@@ -1,6 +1,7 @@
 """What the services may do at the Kubernetes API server: watch their own kinds and write the
 statuses of these, read single Secrets and ConfigMaps by name, write their reports and take their
-Lease. Nothing about Secrets is granted for a whole cluster.
+Lease; and, where policies have them ask, review tokens and accesses. Nothing about Secrets is
+granted for a whole cluster.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ RESOURCES = {
     "ratelimit": ["ratelimits"],
 }
 """The collections that each service watches."""
+REVIEWS = "meshwarden-reviews"
+REVIEWS_ROLE = "system:auth-delegator"
+"""Kubernetes' own ClusterRole: to create TokenReviews and SubjectAccessReviews, no more."""
 
 Manifest = dict[str, Any]
 
@@ -35,11 +39,13 @@ class Access:
     """What one service (`ext-authz` or `ratelimit`) may read.
 
     `namespaces`: where it watches, besides the installation's own; empty: everywhere, by a
-    ClusterRole on our own kinds. `files`: by namespace, what it may read there.
+    ClusterRole on our own kinds. `asks_reviews`: it may ask who a token's bearer is, and what
+    somebody may do. `files`: by namespace, what it may read there.
     """
 
     service: str
     installed_in: str = "meshwarden-system"
+    asks_reviews: bool = False
     namespaces: Sequence[str] = ()
     files: Mapping[str, NamedFiles] = field(default_factory=dict)
 
@@ -81,6 +87,8 @@ def access(wanted: Access) -> list[Manifest]:
     for namespace, rules in sorted(by_namespace.items()):
         if rules:
             made += _granted(wanted, namespace, rules)
+    if wanted.asks_reviews:
+        made.append(_bound(wanted, "", "ClusterRole", name=REVIEWS, role=REVIEWS_ROLE))
     return made
 
 
@@ -109,8 +117,13 @@ def _granted(wanted: Access, namespace: str, rules: list[Manifest]) -> list[Mani
     sort = "Role" if namespace else "ClusterRole"
     role = _named(f"{RBAC}/v1", sort, wanted, namespace) | {"rules": rules}
     name = role["metadata"]["name"]
-    binding = _named(f"{RBAC}/v1", f"{sort}Binding", wanted, namespace) | {
-        "roleRef": {"apiGroup": RBAC, "kind": sort, "name": name},
+    return [role, _bound(wanted, namespace, sort, name=name, role=name)]
+
+
+def _bound(wanted: Access, namespace: str, sort: str, *, name: str, role: str) -> Manifest:
+    """The binding `name` of the service's account to a role of this sort."""
+    made = _named(f"{RBAC}/v1", f"{sort}Binding", wanted, namespace) | {
+        "roleRef": {"apiGroup": RBAC, "kind": sort, "name": role},
         "subjects": [
             {
                 "kind": "ServiceAccount",
@@ -119,7 +132,8 @@ def _granted(wanted: Access, namespace: str, rules: list[Manifest]) -> list[Mani
             }
         ],
     }
-    return [role, binding]
+    made["metadata"]["name"] = name
+    return made
 
 
 def _named(api_version: str, kind: str, wanted: Access, namespace: str) -> Manifest:

@@ -37,5 +37,7 @@ class PolicyFacts:
     reads_api_keys: bool = False
     signs_tokens: bool = False
     """A policy has the authorizer sign identity tokens for workloads."""
+    asks_kubernetes: bool = False
+    """A policy has the authorizer ask the API server about tokens or accesses."""
     resources: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The folder's resources as the cluster is given them."""

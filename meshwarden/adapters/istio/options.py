@@ -150,6 +150,11 @@ class IstioOptions(BaseModel):
         description="Secret with `api-keys.json` and `pepper`, and `signing-keys.json` where a "
         "policy signs identity tokens.",
     )
+    kubernetes_reviews: bool = Field(
+        default=False,
+        description="Let policies that are applied later use kubernetesToken and kubernetesAccess; "
+        "those of the folder may anyhow.",
+    )
     otlp_service: str = Field(
         default="opentelemetry-collector.observability.svc.cluster.local",
         pattern=r"^[a-z0-9.-]{1,253}$",

@@ -67,7 +67,10 @@ def accounts(options: IstioOptions, facts: PolicyFacts) -> Documents:
     result = []
     for name in (EXT_AUTHZ, RATELIMIT):
         files = {options.namespace: keys} if name == EXT_AUTHZ and reads_keys else {}
-        result += access(Access(name, installed_in=options.namespace, files=files))
+        asks = name == EXT_AUTHZ and _asks_reviews(options, facts)
+        result += access(
+            Access(name, installed_in=options.namespace, asks_reviews=asks, files=files)
+        )
     for one in result:
         if one["kind"] == "ServiceAccount":
             one["automountServiceAccountToken"] = False
@@ -185,6 +188,8 @@ def _environment(options: IstioOptions, facts: PolicyFacts, name: str) -> list[d
     }
     if name == EXT_AUTHZ:
         values |= _secrets(options, facts)
+        if _asks_reviews(options, facts):
+            values["EXT_AUTHZ_KUBERNETES_REVIEWS__ENABLED"] = "true"
     else:
         values["RATELIMIT_STORE__KIND"] = "redis"
     result: list[dict[str, Any]] = [{"name": key, "value": text} for key, text in values.items()]
@@ -194,6 +199,10 @@ def _environment(options: IstioOptions, facts: PolicyFacts, name: str) -> list[d
             _from_secret("RATELIMIT_REDIS__AUTH", options.redis_secret, "auth", optional=True)
         )
     return [*result, *(_from_pod(variable, path) for variable, path in _POD_FIELDS.items())]
+
+
+def _asks_reviews(options: IstioOptions, facts: PolicyFacts) -> bool:
+    return options.kubernetes_reviews or facts.asks_kubernetes
 
 
 _POD_FIELDS = {

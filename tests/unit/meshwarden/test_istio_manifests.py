@@ -336,6 +336,39 @@ def test_signing_and_api_keys_are_read_from_a_secret_where_a_policy_needs_them()
     assert policy_facts(EXAMPLES / "quickstart").reads_api_keys
 
 
+KUBERNETES_CALLERS = """\
+apiVersion: meshwarden.io/v1alpha1
+kind: AccessPolicy
+metadata: {name: orders}
+spec:
+  hosts: [orders.example.com]
+  identify:
+  - kubernetesToken: {audiences: [orders.example.com]}
+  rules:
+  - {name: all, paths: ["/**"]}
+"""
+
+
+def test_the_authorizer_may_ask_for_reviews_where_a_policy_or_an_option_needs_them(tmp_path: Path):
+    def asks(options: IstioOptions, facts: PolicyFacts) -> bool:
+        made = rendered(options, facts)
+        bindings = of_kind("ClusterRoleBinding", made, named="reviews")
+        switch = {"name": "EXT_AUTHZ_KUBERNETES_REVIEWS__ENABLED", "value": "true"}
+        (deployment,) = of_kind("Deployment", made, named="ext-authz")
+        is_on = switch in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        subjects = [one["subjects"][0]["name"] for one in bindings]
+        roles = [one["roleRef"]["name"] for one in bindings]
+        assert (roles, subjects) == (
+            (["system:auth-delegator"], ["ext-authz"]) if is_on else ([], [])
+        )
+        return is_on
+
+    (tmp_path / "orders.yaml").write_text(KUBERNETES_CALLERS)
+    assert asks(IstioOptions(), policy_facts(tmp_path))
+    assert asks(IstioOptions(kubernetes_reviews=True), FACTS)
+    assert not asks(IstioOptions(), FACTS)
+
+
 def test_ports_say_what_they_speak():
     for service in of_kind("Service", rendered()):
         for port in service["spec"]["ports"]:
