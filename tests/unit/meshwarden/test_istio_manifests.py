@@ -342,10 +342,8 @@ kind: AccessPolicy
 metadata: {name: orders}
 spec:
   hosts: [orders.example.com]
-  identify:
-  - kubernetesToken: {audiences: [orders.example.com]}
-  rules:
-  - {name: all, paths: ["/**"]}
+  identify: [{kubernetesToken: {audiences: [orders.example.com]}}]
+  rules: [{name: all, paths: ["/**"]}]
 """
 
 
