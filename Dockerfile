@@ -11,12 +11,12 @@ RUN python -m venv /opt/uv && /opt/uv/bin/pip install --quiet --no-cache-dir --d
 WORKDIR /src
 # What others wrote, first: a layer that stays while only our own code changes.
 COPY pyproject.toml uv.lock ./
-RUN /opt/uv/bin/uv sync --quiet --locked --no-dev --no-install-project --python python
+RUN /opt/uv/bin/uv sync --quiet --locked --no-dev --extra nghttp2 --no-install-project --python python
 COPY hatch_build.py README.md LICENSE ./
 COPY meshwarden meshwarden
 COPY ext_authz ext_authz
 COPY ratelimit_service ratelimit_service
-RUN /opt/uv/bin/uv sync --quiet --locked --no-dev --no-editable --python python
+RUN /opt/uv/bin/uv sync --quiet --locked --no-dev --extra nghttp2 --no-editable --python python
 
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="Meshwarden" \

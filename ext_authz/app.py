@@ -32,7 +32,7 @@ from ext_authz.core.token_memory import TokenMemory
 from ext_authz.settings import Settings
 from meshwarden.adapters.configuration import Configuration, Source
 from meshwarden.adapters.folder_source import FolderSource
-from meshwarden.adapters.grpc_server import Method
+from meshwarden.adapters.grpc_calls import Method
 from meshwarden.adapters.service import Service
 from meshwarden.core.faults import Misconfigured, Problem
 from meshwarden.core.snapshot import Bundle, SnapshotHolder

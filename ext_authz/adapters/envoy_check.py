@@ -22,7 +22,7 @@ from ext_authz.core.known import NO_ANSWERS
 from ext_authz.core.lookups import FAILED, Answers, Lookup
 from ext_authz.core.model import Append, Reason, Request, Verdict
 from ext_authz.core.policies import PolicySet
-from meshwarden.adapters.grpc_server import Metadata
+from meshwarden.adapters.grpc_calls import Metadata
 from meshwarden.adapters.protobuf import message_class
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import InvalidInput, Unavailable

@@ -25,6 +25,16 @@ _BY_KIND = {
 }
 
 
+def names_of(certificate: Mapping[str, Any]) -> dict[str, list[bytes]]:
+    """The names in a peer's certificate, as Python's ssl shows it, under gRPC's names for them."""
+    kinds = {"DNS": "peer_dns", "URI": "peer_uri", "IP Address": "peer_ip"}
+    found: dict[str, list[bytes]] = {}
+    for kind, name in certificate.get("subjectAltName", ()):
+        if kind in kinds:
+            found.setdefault(kinds[kind], []).append(str(name).encode())
+    return found
+
+
 def holds_name(certificate: Mapping[str, Iterable[bytes]], wanted: str) -> bool:
     """Whether a peer's certificate, as gRPC's `auth_context` shows it, holds `wanted`: a DNS name,
     an address or a URI.

@@ -24,7 +24,8 @@ import uvloop
 from starlette.routing import BaseRoute
 
 from meshwarden.adapters import logs, ports, tls, workers
-from meshwarden.adapters.grpc_server import CallObserver, GrpcServer, Method
+from meshwarden.adapters.grpc_calls import CallObserver, Method
+from meshwarden.adapters.grpc_server import GrpcServer
 from meshwarden.adapters.settings import ServiceSettings, load
 from meshwarden.adapters.side_port import HttpServer, Readiness, health_routes
 from meshwarden.adapters.telemetry import Metrics
@@ -97,10 +98,12 @@ class Service:
         try:
             await self._open_http()
             await grpc.start()
+            self.readiness.details["transport"] = lambda: grpc.transport
             running = [asyncio.create_task(self._guarded(task)) for task in self.tasks]
             running += [asyncio.create_task(self._report(grpc)), asyncio.create_task(self._flush())]
             logs.logger().info(
                 "started",
+                transport=grpc.transport,
                 grpc_port=grpc.port,
                 streaming_port=grpc.streaming_port,
                 http_ports=[server.port for server in self._http],

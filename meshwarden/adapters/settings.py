@@ -34,6 +34,11 @@ class Section(BaseModel):
 class GrpcSettings(Section):
     host: str = Field("0.0.0.0", description="Address that the gRPC ports bind to.")
     port: Port = Field(0, description="Main gRPC port; 0 takes a free one.")
+    transport: Literal["auto", "grpcio", "nghttp2"] = Field(
+        "auto",
+        description="What serves the main port: nghttp2 (the library libnghttp2, at a fifth of the "
+        "cost), grpcio, or auto: nghttp2 where the library is found.",
+    )
     socket: str = Field(
         "",
         max_length=107,

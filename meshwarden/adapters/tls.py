@@ -1,13 +1,13 @@
 """TLS of a service's ports: a certificate, its key and the CA of its clients, followed as their
 files change.
 
-    files -> bundle -> pair_from -> Pair -> gRPC   asks for the newest at each handshake
+    files -> bundle -> pair_from -> Pair -> gRPC   gets the newest at each handshake
                            |             -> HTTP   has it loaded into its one context
                            +-- InvalidInput: refused, told once, counted; the last good pair serves
 
 A connection keeps what it was opened with. What is served is written anew from what was judged, so
 text around the PEM blocks does no harm. A start of validity in the future is no fault: clocks
-differ, and the same files would never be judged again. Known weakness: gRPC's own library writes a
+differ, and the same files would never be judged again. Known weakness: grpcio writes a
 line to standard error for each handshake that fails.
 """
 
@@ -110,6 +110,7 @@ class Certificates:
         self._holder = SnapshotHolder(lambda bundle: pair_from(bundle.files, now=clock()))
         self._told: Refused | None = None
         self._context: ssl.SSLContext | None = None
+        self._grpc: tuple[Pair, ssl.SSLContext] | None = None
         first = self._holder.offer(self._source.read())
         if isinstance(first, Refused):
             raise Misconfigured(first.problems)
@@ -142,6 +143,20 @@ class Certificates:
             _NewestForGrpc(self, first),
             require_client_authentication=first.client_ca is not None,
         )
+
+    def grpc_context(self) -> ssl.SSLContext:
+        """The context of a new connection of gRPC, where Python's ssl serves it: made anew for each
+        pair, since a context forgets no CA.
+        """
+        pair = self.pair
+        if self._grpc is None or self._grpc[0] is not pair:
+            context = _context("h2")
+            _load(context, pair)
+            if pair.client_ca is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(cadata=pair.client_ca.decode())
+            self._grpc = pair, context
+        return self._grpc[1]
 
     def http_context(self) -> ssl.SSLContext:
         """The context of all HTTP ports. Clients need no certificate: a kubelet has none."""
@@ -282,10 +297,10 @@ def _pem(certificates: list[x509.Certificate]) -> bytes:
     return b"".join(certificate.public_bytes(PEM) for certificate in certificates)
 
 
-def _context() -> ssl.SSLContext:
+def _context(protocol: str = "http/1.1") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     return context
 
 

@@ -142,6 +142,8 @@ def _service(name: str, url: str) -> Iterator[Finding]:
         yield Finding(f"{name} answers at {url}", "something else answers there")
         return
     yield Finding(f"{name} answers at {url}")
+    if "transport" in status:
+        yield Finding(f"{name} serves gRPC by {status['transport']}")
     reasons = "; ".join(f"{what}: {why}" for what, why in status.get("reasons", {}).items())
     yield Finding(f"{name} is ready", reasons)
     refused = status.get("configuration", {}).get("refused")

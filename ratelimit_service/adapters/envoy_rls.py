@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
-from meshwarden.adapters.grpc_server import GrpcFailure, Metadata, Method
+from meshwarden.adapters.grpc_calls import GrpcFailure, Metadata, Method
 from meshwarden.adapters.protobuf import message_class, pool
 from meshwarden.core.faults import InvalidInput, Unavailable
 from ratelimit_service.adapters.limiter import Limiter

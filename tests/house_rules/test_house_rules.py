@@ -19,7 +19,13 @@ BANNED_WORDS = {
     *("impl", "misc", "data", "info"),
 }
 BANNED_PREFIXES = ("do_", "handle_")
-ENVOYS_OWN_NAMES = {"overload_manager", "connection_manager", "http_connection_manager"}
+OTHERS_NAMES = {
+    "overload_manager",
+    "connection_manager",
+    "http_connection_manager",
+    "data_received",
+}
+"""Envoy's, and asyncio's."""
 BANNED_IN_CORE = {"open", "print", "input", "exec", "eval", "breakpoint", "__import__"}
 SLEEPS_BY_ITS_NATURE = {"tests/support/processes.py"}
 
@@ -78,7 +84,7 @@ def test_nothing_has_a_name_that_says_nothing():
     for path in PRODUCT:
         names = [(path.stem, 1), *((node.name, node.lineno) for node in _definitions(path))]
         for name, line in names:
-            if name.lstrip("_") in ENVOYS_OWN_NAMES:
+            if name.lstrip("_") in OTHERS_NAMES:
                 continue
             words = set(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_"))
             if words & BANNED_WORDS or name.lstrip("_").startswith(BANNED_PREFIXES):

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 
 from ext_authz.adapters.envoy_check import CHECK
 from ext_authz.core.api_keys import make_key
-from meshwarden.adapters.grpc_server import HEALTH_CHECK
+from meshwarden.adapters.grpc_calls import HEALTH_CHECK
 from tests.support.authz_service import (
     PEPPER,
     Service,

@@ -20,9 +20,10 @@ from meshwarden.adapters.telemetry import Metrics
 from meshwarden.adapters.tls import Certificates, require
 from meshwarden.core.faults import Misconfigured
 from tests.support.certificates import Authority, Issued
-from tests.support.grpc_service import SERVICE, Client, Served, serving
+from tests.support.grpc_service import SERVICE, Client, Served, serving, transport  # noqa: F401
 from tests.support.service_certificates import NAME, Mount, issued
 
+pytestmark = pytest.mark.usefixtures("transport")
 AUTHORITY = Authority()
 SPIFFE = "spiffe://mesh/ns/edge/sa/envoy"
 

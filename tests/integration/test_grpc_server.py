@@ -20,12 +20,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from meshwarden.adapters import grpc_server
+from meshwarden.adapters import grpc_calls
 from meshwarden.core.faults import Misconfigured
-from tests.support.grpc_service import SERVICE, Served, serving
+from tests.support.grpc_service import SERVICE, Served, serving, transport  # noqa: F401
 from tests.support.ports import free_port
 from tests.support.processes import until
 
+pytestmark = pytest.mark.usefixtures("transport")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _GOAWAY, _PING = 7, 6
@@ -297,7 +298,7 @@ async def test_a_taken_port_is_named(name: str):
 
 async def test_a_call_whose_message_never_comes_is_ended(monkeypatch: pytest.MonkeyPatch):
     """A thousand such calls would fill the bound for ever."""
-    monkeypatch.setattr(grpc_server, "MESSAGE_SECONDS_AT_MOST", 0.1)
+    monkeypatch.setattr(grpc_calls, "MESSAGE_SECONDS_AT_MOST", 0.1)
     async with serving(calls_at_most=1) as served, served.client() as client:
         call = client.channel.stream_unary(f"/{SERVICE}/Echo")()
         await until(lambda: served.metric("grpc_calls_in_flight") == 1, "the call is in flight")

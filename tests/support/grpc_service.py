@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import cache, partial
 from typing import Any
 
 import pytest
 from grpc import aio
 
-from meshwarden.adapters.grpc_server import GrpcFailure, GrpcServer, Metadata, Method
+from meshwarden.adapters import nghttp2_library, nghttp2_port
+from meshwarden.adapters.grpc_calls import GrpcFailure, Metadata, Method
+from meshwarden.adapters.grpc_server import GrpcServer
+from meshwarden.adapters.nghttp2_session import Http2
 from meshwarden.adapters.settings import GrpcSettings, TracingSettings
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.adapters.tls import Certificates
@@ -19,6 +23,40 @@ from meshwarden.core.faults import InvalidInput, Misconfigured, Unavailable
 from tests.support.processes import until
 
 SERVICE = "tested.v1.Echo"
+
+
+def _libraries() -> dict[str, nghttp2_library.Library]:
+    found = {}
+    for path in nghttp2_library.candidates():
+        with suppress(nghttp2_library.Unusable):
+            library = nghttp2_library.opened(path)
+            found[f"nghttp2 {library.version}"] = library
+    return found
+
+
+LIBRARIES = _libraries()
+"""Each libnghttp2 that is here; pycurl's wheel brings one of them."""
+TRANSPORTS = ["grpcio", *LIBRARIES]
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs over each transport; this is which."""
+    name = str(request.param)
+    use(name, monkeypatch)
+    return name
+
+
+def use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `Served` run over this one of `TRANSPORTS`."""
+    monkeypatch.setattr(Served, "transport", name.partition(" ")[0])
+    if name in LIBRARIES:
+        monkeypatch.setattr(nghttp2_port, "http2", lambda: _http2(name))
+
+
+@cache
+def _http2(name: str) -> Http2:
+    return Http2(LIBRARIES[name])
 
 
 class Handlers:
@@ -44,6 +82,15 @@ class Handlers:
     def named(self, message: bytes, metadata: Metadata) -> bytes:
         return str(dict(metadata)[message.decode()]).encode()
 
+    def mirror(self, name: str, message: bytes, metadata: Metadata) -> bytes:
+        """Everything that a handler is given."""
+        own = sorted((key, value) for key, value in metadata if key.startswith("x-"))
+        return f"{name} {own} ".encode() + message
+
+    async def mirror_later(self, message: bytes, metadata: Metadata) -> bytes:
+        await asyncio.sleep(0)
+        return self.mirror("MirrorLater", message, metadata)
+
     def failing(self, message: bytes, _metadata: Metadata) -> bytes:
         raise {
             b"input": InvalidInput("the descriptor is empty"),
@@ -59,6 +106,9 @@ class Handlers:
             Method(f"/{SERVICE}/Later", self.later),
             Method(f"/{SERVICE}/Named", self.named),
             Method(f"/{SERVICE}/Failing", self.failing),
+            Method(f"/{SERVICE}/MirrorA", partial(self.mirror, "MirrorA")),
+            Method(f"/{SERVICE}/MirrorB", partial(self.mirror, "MirrorB")),
+            Method(f"/{SERVICE}/MirrorLater", self.mirror_later),
             Method(f"/{SERVICE}/InBand", self.later, overloaded=lambda: b"overloaded"),
         ]
 
@@ -66,11 +116,13 @@ class Handlers:
 class Served:
     """A running server, its handlers and its metrics."""
 
+    transport = "auto"
+
     def __init__(self, certificates: Certificates | None = None, **settings: Any) -> None:
         self.handlers = Handlers()
         self.metrics = Metrics()
         self.server = GrpcServer(
-            GrpcSettings(host="127.0.0.1", **settings),
+            GrpcSettings(host="127.0.0.1", **({"transport": self.transport} | settings)),
             self.handlers.methods(),
             metrics=self.metrics,
             tracing=Tracing(TracingSettings(), "tested"),

@@ -12,7 +12,8 @@ from grpc import aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from meshwarden.adapters.grpc_server import GrpcServer, Metadata, Method
+from meshwarden.adapters.grpc_calls import Metadata, Method
+from meshwarden.adapters.grpc_server import GrpcServer
 from meshwarden.adapters.settings import GrpcSettings, TracingSettings
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.adapters.tracing import Tracing

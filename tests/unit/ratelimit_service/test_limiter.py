@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 
 import pytest
 
-from meshwarden.adapters.grpc_server import GrpcFailure
+from meshwarden.adapters.grpc_calls import GrpcFailure
 from meshwarden.adapters.protobuf import message_class
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import InvalidInput, Unavailable

@@ -1,0 +1,94 @@
+"""One call on a connection of libnghttp2: what its headers say, and how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import grpc
+
+from meshwarden.adapters.grpc_calls import Method
+from meshwarden.adapters.grpc_framing import ACCEPTED_ENCODINGS, CallMetadata, Message, seconds_of
+
+_Code = grpc.StatusCode
+_PLAIN = " !\"#$&'()*+,/:;<=>?@[]^`{|}"
+"""What a status' words hold as they are, besides letters and digits; the rest as %XX."""
+
+Headers = list[tuple[bytes, bytes]]
+Refusal = tuple[grpc.StatusCode, str]
+"""A status and its words."""
+
+NO_GRPC = (_Code.UNKNOWN, "")
+"""What stands for HTTP's 415: who asks does not speak gRPC."""
+NO_SUCH_METHOD = (_Code.UNIMPLEMENTED, "there is no such method")
+TOO_MUCH_METADATA = (_Code.RESOURCE_EXHAUSTED, "more metadata than is allowed")
+
+
+class Call:
+    """`refusal`: what it ends with, whatever its message says. `is_taken`: it has what it needs
+    to be answered; `is_counted`: it is in flight; `is_half_closed`: nothing more comes.
+    """
+
+    __slots__ = (
+        "answer", "began", "encoding", "is_counted", "is_half_closed", "is_overload", "is_taken",
+        "message", "metadata", "method", "opened", "refusal", "seen", "sent", "stream_id",
+        "task", "timeout",
+    )  # fmt: skip
+
+    def __init__(self, stream_id: int, headers: Headers, opened: float) -> None:
+        self.stream_id = stream_id
+        self.metadata = CallMetadata(headers)
+        self.opened = opened
+        self.began = 0.0
+        self.method: Method | None = None
+        self.message: Message | None = None
+        self.encoding = b""
+        self.timeout: float | None = None
+        self.refusal: Refusal | None = None
+        self.is_counted = self.is_half_closed = self.is_overload = self.is_taken = False
+        self.answer: bytes | None = None
+        self.seen = self.sent = 0
+        self.task: asyncio.Task[None] | None = None
+
+    def read_headers(self, methods: Mapping[bytes, Method]) -> Refusal | None:
+        """Find the method, the deadline and the encoding; what is wrong with them."""
+        headers = dict(self.metadata.headers)
+        kind = headers.get(b"content-type", b"")
+        if headers.get(b":method") != b"POST" or not kind.startswith(b"application/grpc"):
+            return NO_GRPC
+        self.method = methods.get(headers.get(b":path", b""))
+        self.encoding = headers.get(b"grpc-encoding", b"")
+        timeout = headers.get(b"grpc-timeout")
+        if timeout is not None:
+            self.timeout = seconds_of(timeout)
+        return None if self.method is not None else NO_SUCH_METHOD
+
+    def time_left(self, now: float) -> float | None:
+        """Seconds until the caller's deadline; None: it has none."""
+        return None if self.timeout is None else max(0.0, self.timeout - (now - self.opened))
+
+    def has_brought_bytes(self) -> bool:
+        """Whether bytes of the message came since this was asked last."""
+        size = self.message.size if self.message is not None else 0
+        before, self.seen = self.seen, size
+        return size > before
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether nothing of the answer waits to be sent."""
+        return self.answer is None or self.sent == len(self.answer)
+
+
+def headers_of(refusal: Refusal) -> Headers:
+    """What is sent in place of an answer."""
+    if refusal == NO_GRPC:
+        return [(b":status", b"415")]
+    code, words = refusal
+    return [
+        (b":status", b"200"),
+        (b"content-type", b"application/grpc"),
+        (b"grpc-status", str(code.value[0]).encode()),
+        (b"grpc-message", quote(words, safe=_PLAIN).encode()),
+        (b"grpc-accept-encoding", ACCEPTED_ENCODINGS),
+    ]

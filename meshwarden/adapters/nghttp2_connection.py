@@ -1,0 +1,398 @@
+"""One HTTP/2 connection of the main gRPC port, on libnghttp2. The life of one call:
+
+    bytes -> data_received -> nghttp2_session_mem_recv     the library's: frames, HPACK, windows
+               on_begin_frame   what brings no work is paid for; who can't pay is let go
+               on_header        what headers weigh together is bounded
+               on_frame         HEADERS: a call, in flight; a refused one needs no message
+               on_body          its message grows to the length that it states, which is bounded
+             when the read is used up, for each call that has what it needs:
+               answered at once   _reply
+               an awaitable       a task; then _reply or _fail, in whatever order they finish
+             -> _flush: nghttp2_session_mem_send until there is no more, then one write
+               next_bytes       the library sends the answer; the trailers follow
+               on_stream_close  the call is over; a task that still runs for it is cancelled
+
+Nothing is kept from call to call but the connection's own figures: to decode headers is the
+library's. A connection holds at most a window's worth of messages that are not handed on. What a
+peer does wrong ends its call or its connection. `look`, called about each second, ends what takes
+too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import cast
+
+import grpc
+
+from meshwarden.adapters import grpc_calls, nghttp2_lifetime
+from meshwarden.adapters import nghttp2_library as h2
+from meshwarden.adapters.client_names import REFUSAL
+from meshwarden.adapters.grpc_calls import GrpcFailure, Method, status_of
+from meshwarden.adapters.grpc_framing import Message, framed
+from meshwarden.adapters.nghttp2_call import (
+    NO_SUCH_METHOD,
+    TOO_MUCH_METADATA,
+    Call,
+    Headers,
+    Refusal,
+    headers_of,
+)
+from meshwarden.adapters.nghttp2_lifetime import Lifetime
+from meshwarden.adapters.nghttp2_patience import WINDOW_UPDATE_COST, Patience
+from meshwarden.adapters.nghttp2_session import Session
+from meshwarden.adapters.nghttp2_shared import Client, Shared
+
+WINDOW_BESIDES_A_MESSAGE = 1 << 20
+
+_PAID_LATER = frozenset({h2.DATA, h2.CONTINUATION})
+_OVERLOADED = "OVERLOADED"
+_Code = grpc.StatusCode
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, shared: Shared, *, lives_seconds: float) -> None:
+        self._shared = shared
+        self._calls: dict[int, Call] = {}
+        self._ready: list[Call] = []
+        self._headers: Headers = []
+        now = shared.clock()
+        self._life = Lifetime(now, shared.settings, lives_seconds=lives_seconds)
+        settings = shared.settings
+        self._patience = Patience(
+            now,
+            header_bytes=settings.metadata_bytes_at_most,
+            ping_seconds=settings.ping_interval_at_least_seconds,
+        )
+        self._is_flush_due = False
+        self._session: Session | None = None
+        self._client = Client.MAY_CALL
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        session = self._session = self._shared.http2.open(self)
+        self._shared.remember(self)
+        self._client = self._shared.judge(transport)
+        if self._client is Client.SPEAKS_NO_HTTP2:
+            self.abort("no_http2")
+            return
+        settings = self._shared.settings
+        session.greet(
+            # Far above `calls_at_most`: a refused stream is an error, where a flood is answered
+            # in-band.
+            streams_at_most=max(10_000, 2 * settings.calls_at_most),
+            window=settings.message_bytes_at_most + WINDOW_BESIDES_A_MESSAGE,
+            header_bytes=settings.metadata_bytes_at_most,
+        )
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        session = self._session
+        if session is None or self._life.closing is not None:
+            return
+        self._life.heard = self._shared.clock()
+        goes_on = session.read(data)
+        ready, self._ready = self._ready, []
+        for call in ready:
+            if self._calls.get(call.stream_id) is call:
+                self._take(call)
+        if goes_on:
+            self._flush()
+        else:
+            self.end(h2.ENHANCE_YOUR_CALM if self._patience.complaint else h2.PROTOCOL_ERROR)
+
+    def pause_writing(self) -> None:
+        self._life.stuck = self._shared.clock()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._life.stuck = None
+        self._transport.resume_reading()
+        self._flush()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        session, self._session = self._session, None
+        for call in list(self._calls.values()):
+            self._leave(call)
+        self._calls.clear()
+        if session is not None:
+            session.close()
+        self._shared.forget(self)
+
+    # What the library calls.
+
+    def on_begin_frame(self, kind: int, flags: int) -> int:
+        if kind in _PAID_LATER:
+            return 0
+        patience = self._patience
+        if kind == h2.HEADERS:
+            self._headers = []
+            patience.begin_headers()
+            return 0
+        if kind == h2.PING and not flags & h2.FLAG_ACK:
+            return _or_end(patience.is_over_pings(self._life.heard))
+        if kind == h2.PING:
+            self._life.asked = None
+            if self._life.draining is not None and self._session is not None:
+                self._say_goodbye(self._session)
+        elif kind == h2.SETTINGS:
+            self._life.is_greeted = True
+        cost = WINDOW_UPDATE_COST if kind == h2.WINDOW_UPDATE else 1.0
+        return _or_end(patience.is_over(self._life.heard, cost))
+
+    def on_header(self, name: bytes, value: bytes) -> int:
+        is_over = self._patience.is_over_headers(len(name) + len(value))
+        if not self._patience.are_headers_too_large:
+            self._headers.append((name, value))
+        return _or_end(is_over)
+
+    def on_frame(self, kind: int, flags: int, stream_id: int) -> int:
+        if kind > h2.HEADERS:
+            return 0
+        call = self._calls.get(stream_id)
+        if kind == h2.HEADERS and call is None:
+            call = self._open(stream_id)
+        if call is None:
+            return 0
+        if not flags & h2.FLAG_END_STREAM:
+            is_work = kind == h2.HEADERS or call.has_brought_bytes()
+            return 0 if is_work else _or_end(self._patience.is_over(self._life.heard))
+        call.is_half_closed = True
+        if not call.is_taken:
+            self._hand_on(call, (_Code.INVALID_ARGUMENT, grpc_calls.NO_MESSAGE))
+        return 0
+
+    def on_body(self, stream_id: int, data: bytes) -> int:
+        call = self._calls.get(stream_id)
+        if call is None or call.message is None or call.is_taken:
+            self._give_back(len(data))
+            return 0
+        try:
+            is_whole = call.message.add(data)
+        except GrpcFailure as failure:
+            self._hand_on(call, (failure.code, str(failure)))
+        else:
+            if is_whole:
+                self._hand_on(call)
+        return 0
+
+    def on_stream_close(self, stream_id: int, error: int) -> int:
+        call = self._calls.pop(stream_id, None)
+        if call is not None:
+            self._leave(call)
+        return _or_end(error != h2.NO_ERROR and self._patience.is_over(self._life.heard))
+
+    def next_bytes(self, stream_id: int, at_most: int) -> tuple[bytes, bool]:
+        call = self._calls[stream_id]
+        assert call.answer is not None  # noqa: S101 - it was submitted with one.
+        chunk = call.answer[call.sent : call.sent + at_most]
+        call.sent += len(chunk)
+        return chunk, call.sent == len(call.answer)
+
+    # The life of a call.
+
+    def _open(self, stream_id: int) -> Call:
+        """The call whose headers were read: in flight, or refused."""
+        shared = self._shared
+        call = Call(stream_id, self._headers, self._life.heard)
+        self._calls[stream_id] = call
+        if self._patience.are_headers_too_large:
+            refusal: Refusal | None = TOO_MUCH_METADATA
+        elif self._client is Client.IS_NOT_NAMED:
+            refusal = (_Code.UNAUTHENTICATED, REFUSAL)
+        else:
+            refusal = call.read_headers(shared.methods)
+        if refusal is not None or call.method is None:
+            self._hand_on(call, refusal)
+            return call
+        call.began = shared.calls.begin()
+        call.is_counted = True
+        if shared.calls.are_too_many(call.method):
+            call.is_overload = True
+            self._hand_on(call)
+        else:
+            call.message = Message(shared.settings.message_bytes_at_most)
+        return call
+
+    def _hand_on(self, call: Call, refusal: Refusal | None = None) -> None:
+        """The call has what it needs: it is answered when the read is used up."""
+        call.is_taken = True
+        call.refusal = refusal
+        self._ready.append(call)
+
+    def _take(self, call: Call) -> None:
+        """Answer the call, or let its handler work on."""
+        method = call.method
+        if call.refusal is not None or method is None:
+            self._fail(call, call.refusal or NO_SUCH_METHOD)
+            return
+        if call.is_overload:
+            if method.overloaded is None:
+                refusal = (_Code.RESOURCE_EXHAUSTED, grpc_calls.TOO_MANY_CALLS)
+                self._fail(call, refusal, _OVERLOADED)
+            else:
+                self._reply(call, method.overloaded(), _OVERLOADED)
+            return
+        received, call.message = call.message, None
+        assert received is not None  # noqa: S101 - `_open` gave it one.
+        self._give_back(received.size)
+        try:
+            message = received.taken(call.encoding)
+            answer = self._shared.calls.answer(method, message, call.metadata)
+        except Exception as error:
+            self._fail(call, status_of(method, error))
+            return
+        if isinstance(answer, bytes):
+            self._reply(call, answer)
+        else:
+            call.task = asyncio.create_task(self._finish(call, method, answer))
+
+    async def _finish(self, call: Call, method: Method, answer: Awaitable[bytes]) -> None:
+        try:
+            async with asyncio.timeout(call.time_left(self._shared.clock())) as limit:
+                message = await answer
+        except TimeoutError as error:
+            if not limit.expired():
+                self._fail(call, status_of(method, error))
+            else:
+                self._fail(call, (_Code.DEADLINE_EXCEEDED, "the caller's time is over"))
+        except Exception as error:
+            self._fail(call, status_of(method, error))
+        else:
+            self._reply(call, message)
+        if not self._is_flush_due and self._session is not None:
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _reply(self, call: Call, message: bytes, code: str = "OK") -> None:
+        session = self._settle(call, code)
+        if session is not None:
+            call.answer = framed(message)
+            session.respond(call.stream_id)
+
+    def _fail(self, call: Call, refusal: Refusal, counted_as: str = "") -> None:
+        """End the call with a status alone."""
+        session = self._settle(call, counted_as or refusal[0].name)
+        if session is not None:
+            session.refuse(call.stream_id, headers_of(refusal))
+
+    def _settle(self, call: Call, code: str) -> Session | None:
+        """Count the call as answered; where to, or None: nobody waits for it any more."""
+        if self._calls.get(call.stream_id) is not call:
+            return None
+        if call.is_counted and call.method is not None:
+            call.is_counted = False
+            self._shared.calls.end(call.method.path, code, call.began)
+            self._patience.answered()
+        call.task = None
+        return self._session
+
+    def _leave(self, call: Call) -> None:
+        """The stream is closed, whether the call was answered or not."""
+        if call.message is not None:
+            self._give_back(call.message.size)
+        if call.task is not None:
+            call.task.cancel()
+        if call.is_counted and call.method is not None:
+            call.is_counted = False
+            self._shared.calls.end(call.method.path, "CANCELLED", call.began)
+
+    def _give_back(self, size: int) -> None:
+        if self._session is not None:
+            self._session.give_back(size)
+
+    # What goes out.
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        session = self._session
+        if session is None or self._life.stuck is not None:
+            return
+        unsent = session.unsent()
+        if unsent:
+            self._transport.write(unsent)
+        if session.is_over:
+            self._close()
+
+    def _close(self) -> None:
+        """Close once what was written is taken."""
+        if self._life.closing is None:
+            self._life.closing = self._shared.clock()
+            self._transport.close()
+
+    def end(self, error: int) -> None:
+        """Say why, and close."""
+        if self._session is not None and self._life.closing is None:
+            self._shared.cut.add(self._patience.complaint or "protocol_error")
+            self._session.say_goodbye(error, self._patience.complaint)
+            self._flush()
+            self._close()
+
+    def drain(self) -> None:
+        """Ask the client to go elsewhere; its calls are answered."""
+        if self._session is not None and self._life.draining is None:
+            self._life.draining = self._shared.clock()
+            self._session.announce_goodbye()
+            self._ask(self._session)
+
+    def abort(self, reason: str) -> None:
+        """Close at once; `reason` is counted."""
+        self._shared.cut.add(reason)
+        self._transport.abort()
+
+    def _ask(self, session: Session) -> None:
+        """Ping; who still lives answers."""
+        if self._life.asked is None:
+            self._life.asked = self._shared.clock()
+            session.ping()
+        self._flush()
+
+    def _say_goodbye(self, session: Session) -> None:
+        """Every call that was sent before the announcement has arrived: no other is taken."""
+        if not self._life.has_said_goodbye:
+            self._life.has_said_goodbye = True
+            session.say_goodbye(h2.NO_ERROR)
+
+    # What takes too long.
+
+    def look(self, now: float) -> None:
+        """End what takes too long, ask who is silent, send away who is old."""
+        session = self._session
+        if session is None:
+            return
+        if self._life.is_overdue(now):
+            self.abort("overdue")
+            return
+        for call in list(self._calls.values()):
+            self._look_at(call, session, now)
+        if self._patience.complaint:
+            self.end(h2.ENHANCE_YOUR_CALM)
+        elif now > self._life.ends:
+            self.drain()
+        elif self._life.is_silent(now):
+            self._ask(session)
+        if self._life.has_waited_for_goodbye(now):
+            self._say_goodbye(session)
+        self._flush()
+
+    def _look_at(self, call: Call, session: Session, now: float) -> None:
+        age = now - call.opened
+        if not call.is_taken:
+            if age > grpc_calls.MESSAGE_SECONDS_AT_MOST:
+                call.is_taken = True
+                self._fail(call, (_Code.DEADLINE_EXCEEDED, grpc_calls.NO_MESSAGE_IN_TIME))
+        elif call.is_counted:
+            return
+        elif not call.is_sent:
+            self._patience.is_over_waiting(age, nghttp2_lifetime.SEND_SECONDS_AT_MOST)
+        elif not call.is_half_closed and age > 1:
+            # It has its answer, and its client has not said that nothing follows.
+            session.reset(call.stream_id)
+
+
+def _or_end(is_over: bool) -> int:
+    """What a callback returns: all is well, or the connection ends."""
+    return h2.ERR_CALLBACK_FAILURE if is_over else 0
