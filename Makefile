@@ -11,7 +11,7 @@ CERTIFICATES := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/p
 export UV_SYSTEM_CERTS := $(if $(CERTIFICATES),true,false)
 unexport VIRTUAL_ENV
 
-.PHONY: help install up up-istio test test-interop test-drop-in test-stores test-istio test-soak check format audit perf perf-mesh clean
+.PHONY: help install up up-istio test test-interop test-drop-in test-stores test-transport test-istio test-soak check format audit perf perf-mesh clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -114,7 +114,16 @@ test-istio: install $(REDIS) $(K6) $(ISTIO_TOOLS)/.installed ## the mesh: real i
 	@$(BIN)/coverage run -m pytest tests/istio tests/chaos
 	@$(BIN)/coverage combine --append --quiet
 
-test-soak: .venv/.installed $(ATHERIS) $(REDIS) ## fuzzing for SOAK_SECONDS (60) a target, a million tokens, limits for COUNTER_SOAK_SECONDS (600) while Redis fails; not in .ci/run
+# Clients of HTTP/2 and gRPC that others wrote: built once a machine, likewise.
+export HTTP2_CLIENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/meshwarden/http2-clients-1
+$(HTTP2_CLIENTS)/.installed: tests/transport/install-tools.sh tests/support/unpack-packages.sh
+	@echo "building clients of HTTP/2 into $(@D)"
+	@tests/transport/install-tools.sh $(@D) && touch $@
+
+test-transport: install $(ENVOY) $(HTTP2_CLIENTS)/.installed ## h2spec, and 100,000 calls of each client, against the gRPC port; needs Go
+	@$(BIN)/python -m pytest tests/transport
+
+test-soak: .venv/.installed $(ATHERIS) $(REDIS) ## fuzzing for SOAK_SECONDS (60) a target, a million tokens, limits for COUNTER_SOAK_SECONDS (600) while Redis fails, 20,000 sessions of gRPC; not in .ci/run
 	@$(BIN)/python -m pytest tests/soak
 
 check: .venv/.installed ## format, lint, types, import contracts, house rules

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import grpc
 
+from meshwarden.adapters import nghttp2_library as h2
 from meshwarden.adapters.grpc_calls import Method
 from meshwarden.adapters.grpc_framing import ACCEPTED_ENCODINGS, CallMetadata, Message, seconds_of
 
@@ -20,7 +21,8 @@ Refusal = tuple[grpc.StatusCode, str]
 """A status and its words."""
 
 NO_GRPC = (_Code.UNKNOWN, "")
-"""What stands for HTTP's 415: who asks does not speak gRPC."""
+"""Who asks does not speak gRPC: HTTP's 415."""
+WORDS_FOR_NO_GRPC = b"this port speaks gRPC alone\n"
 NO_SUCH_METHOD = (_Code.UNIMPLEMENTED, "there is no such method")
 TOO_MUCH_METADATA = (_Code.RESOURCE_EXHAUSTED, "more metadata than is allowed")
 
@@ -74,6 +76,16 @@ class Call:
         before, self.seen = self.seen, size
         return size > before
 
+    def next_bytes(self, at_most: int) -> tuple[bytes, int]:
+        """The next bytes of the answer, and the library's flags for them."""
+        assert self.answer is not None  # noqa: S101 - it was submitted with one.
+        chunk = self.answer[self.sent : self.sent + at_most]
+        self.sent += len(chunk)
+        if self.sent < len(self.answer):
+            return chunk, 0
+        # Trailers follow a message; the words for what is no gRPC are all.
+        return chunk, h2.DATA_FLAG_EOF | (0 if self.refusal else h2.DATA_FLAG_NO_END_STREAM)
+
     @property
     def is_sent(self) -> bool:
         """Whether nothing of the answer waits to be sent."""
@@ -82,8 +94,6 @@ class Call:
 
 def headers_of(refusal: Refusal) -> Headers:
     """What is sent in place of an answer."""
-    if refusal == NO_GRPC:
-        return [(b":status", b"415")]
     code, words = refusal
     return [
         (b":status", b"200"),

@@ -32,8 +32,10 @@ from meshwarden.adapters.client_names import REFUSAL
 from meshwarden.adapters.grpc_calls import GrpcFailure, Method, status_of
 from meshwarden.adapters.grpc_framing import Message, framed
 from meshwarden.adapters.nghttp2_call import (
+    NO_GRPC,
     NO_SUCH_METHOD,
     TOO_MUCH_METADATA,
+    WORDS_FOR_NO_GRPC,
     Call,
     Headers,
     Refusal,
@@ -185,12 +187,8 @@ class Connection(asyncio.Protocol):
             self._leave(call)
         return _or_end(error != h2.NO_ERROR and self._patience.is_over(self._life.heard))
 
-    def next_bytes(self, stream_id: int, at_most: int) -> tuple[bytes, bool]:
-        call = self._calls[stream_id]
-        assert call.answer is not None  # noqa: S101 - it was submitted with one.
-        chunk = call.answer[call.sent : call.sent + at_most]
-        call.sent += len(chunk)
-        return chunk, call.sent == len(call.answer)
+    def next_bytes(self, stream_id: int, at_most: int) -> tuple[bytes, int]:
+        return self._calls[stream_id].next_bytes(at_most)
 
     # The life of a call.
 
@@ -276,7 +274,12 @@ class Connection(asyncio.Protocol):
     def _fail(self, call: Call, refusal: Refusal, counted_as: str = "") -> None:
         """End the call with a status alone."""
         session = self._settle(call, counted_as or refusal[0].name)
-        if session is not None:
+        if session is None:
+            return
+        if refusal is NO_GRPC:
+            call.answer = WORDS_FOR_NO_GRPC
+            session.respond_no_grpc(call.stream_id)
+        else:
             session.refuse(call.stream_id, headers_of(refusal))
 
     def _settle(self, call: Call, code: str) -> Session | None:
@@ -318,7 +321,6 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        """Close once what was written is taken."""
         if self._life.closing is None:
             self._life.closing = self._shared.clock()
             self._transport.close()

@@ -70,7 +70,6 @@ void nghttp2_session_callbacks_set_on_stream_close_callback(void *callbacks, on_
     callback);
 int nghttp2_option_new(void **option);
 void nghttp2_option_set_no_auto_window_update(void *option, int val);
-void nghttp2_option_set_no_closed_streams(void *option, int val);
 void nghttp2_option_set_max_outbound_ack(void *option, size_t val);
 void nghttp2_option_set_max_settings(void *option, size_t val);
 void nghttp2_option_set_stream_reset_rate_limit(void *option, uint64_t burst, uint64_t rate);

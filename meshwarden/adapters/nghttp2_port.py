@@ -120,8 +120,7 @@ class Nghttp2Port:
         while self._connections and (left := ends - self._loop.time()) > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._is_empty.wait(), min(left, LOOK_INTERVAL_SECONDS))
-            for connection in list(self._connections):
-                connection.look(self._loop.time())
+            self._look_once()
         for connection in list(self._connections):
             connection.abort("stopped")
         await self._is_empty.wait()
@@ -182,9 +181,16 @@ class Nghttp2Port:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_INTERVAL_SECONDS)
-            now = self._loop.time()
-            for connection in list(self._connections):
-                connection.look(now)
+            self._look_once()
+
+    def _look_once(self) -> None:
+        """At each connection; a fault of ours with one of them must not leave the others alone."""
+        for connection in list(self._connections):
+            try:
+                connection.look(self._loop.time())
+            except Exception as error:
+                logger().error("look_failed", error=type(error).__name__, exc_info=True)
+                connection.abort("fault")
 
 
 def _judge(transport: asyncio.BaseTransport, *, client_san: str) -> Client:

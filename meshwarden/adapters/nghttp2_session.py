@@ -39,8 +39,10 @@ class Peer(Protocol):
     def on_stream_close(self, stream_id: int, error: int) -> int:
         """Nothing comes or goes any more on a stream."""
 
-    def next_bytes(self, stream_id: int, at_most: int) -> tuple[bytes, bool]:
-        """The next bytes of an answer, and whether they are the last."""
+    def next_bytes(self, stream_id: int, at_most: int) -> tuple[bytes, int]:
+        """The next bytes of an answer, and the library's flags: whether they are the last, and
+        whether trailers follow.
+        """
 
 
 class Http2:
@@ -51,6 +53,7 @@ class Http2:
         self.ffi, self.lib = library.ffi, library.lib
         self._kept: list[Any] = []
         self.response = self.headers((b":status", b"200"), (b"content-type", b"application/grpc"))
+        self.no_grpc = self.headers((b":status", b"415"), (b"content-type", b"text/plain"))
         self.trailers = self.headers((b"grpc-status", b"0"))
         self._callbacks = self._new("nghttp2_session_callbacks_new")
         self._option = self._new("nghttp2_option_new")
@@ -95,7 +98,6 @@ class Http2:
     def _set_options(self) -> None:
         options: list[tuple[str, tuple[int, ...]]] = [
             ("no_auto_window_update", (1,)),
-            ("no_closed_streams", (1,)),
             ("max_outbound_ack", (UNREAD_ANSWERS_AT_MOST,)),
             ("max_settings", (SETTINGS_AT_MOST,)),
             ("stream_reset_rate_limit", (RESETS_AT_ONCE, RESETS_PER_SECOND)),
@@ -138,10 +140,9 @@ class Http2:
             session: Any, stream_id: int, place: Any, at_most: int, flags: Any, _source: Any,
             peer: Any,
         ) -> int:  # fmt: skip
-            chunk, is_last = peer_of(peer).next_bytes(stream_id, at_most)
+            chunk, flags[0] = peer_of(peer).next_bytes(stream_id, at_most)
             ffi.memmove(place, chunk, len(chunk))
-            if is_last:
-                flags[0] = h2.DATA_FLAG_EOF | h2.DATA_FLAG_NO_END_STREAM
+            if flags[0] & h2.DATA_FLAG_NO_END_STREAM:
                 submit_trailer(session, stream_id, trailers, 1)
             return len(chunk)
 
@@ -211,6 +212,13 @@ class Session:
         http2 = self._http2
         self._lib.nghttp2_submit_response(
             self._session, stream_id, http2.response, 2, http2.provider
+        )
+
+    def respond_no_grpc(self, stream_id: int) -> None:
+        """Answer what is no gRPC; `next_bytes` will be asked for words."""
+        http2 = self._http2
+        self._lib.nghttp2_submit_response(
+            self._session, stream_id, http2.no_grpc, 2, http2.provider
         )
 
     def refuse(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["ext_authz", "python_multipart", "meshwarden.core"]):
+with atheris.instrument_imports(
+    include=["ext_authz", "python_multipart", "meshwarden.core", "meshwarden.adapters.grpc_framing"]
+):
     from tests.soak.targets import TARGETS
 
 BYTES_AT_MOST = 8192

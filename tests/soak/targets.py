@@ -5,6 +5,7 @@ Every one that may raise nothing says so by its promise: what is expected is cau
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import quote
@@ -18,6 +19,8 @@ from ext_authz.core.jwks import parse_jwks
 from ext_authz.core.model import Request
 from ext_authz.core.paths import InvalidPath, normalized
 from ext_authz.core.xfcc import parse_xfcc
+from meshwarden.adapters.grpc_calls import GrpcFailure
+from meshwarden.adapters.grpc_framing import CallMetadata, Message, seconds_of
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import InvalidInput
 from tests.support.certificates import Authority
@@ -116,6 +119,28 @@ def conditions(content: bytes) -> None:
     made.holds({"request.path": "/a", "request.method": "GET", "principal.claims": {"a": [1]}})
 
 
+MESSAGE_BYTES_AT_MOST = 2048
+
+
+def grpc_framing(content: bytes) -> None:
+    """A message in pieces as long as the first byte says, its encoding and deadline after it."""
+    size = 1 + (content[0] if content else 0)
+    message = Message(MESSAGE_BYTES_AT_MOST)
+    try:
+        for place in range(1, len(content), size):
+            if message.add(content[place : place + size]):
+                whole = message.taken(b"gzip")
+                assert len(whole) <= MESSAGE_BYTES_AT_MOST
+                break
+    except GrpcFailure:
+        pass
+    left = seconds_of(content[:9])
+    assert left is None or left >= 0
+    pairs = [(b"x-bin", content), (content[:20], content[20:])]
+    for name, value in CallMetadata(pairs):
+        assert name.endswith("-bin") == isinstance(value, bytes)
+
+
 FORM = b"multipart/form-data; boundary=b\n"
 PART = b'--b\r\nContent-Disposition: form-data; name="a"; filename="f"\r\n\r\nx\r\n--b--\r\n'
 TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
@@ -129,6 +154,10 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[bytes, ...]]] = {
     "forwarded_certificates": (
         forwarded_certificates,
         (b'By=spiffe://a/b;Hash=1;Subject="CN=x,O=\\"y\\"";URI=spiffe://a/c;DNS=d,By=x',),
+    ),
+    "grpc_framing": (
+        grpc_framing,
+        (b"\xff\0\0\0\0\1x", b"\2\1\0\0\0\x15" + gzip.compress(b"x"), b"100m", b"9999999H"),
     ),
     "paths": (paths, (b"/a/%2e%2e/b//c;d/%C3%A4", b"/a/./../b.")),
     "bodies": (

@@ -103,6 +103,7 @@ class Handlers:
     def methods(self) -> list[Method]:
         return [
             Method(f"/{SERVICE}/Echo", self.echo),
+            Method(f"/{SERVICE}/Same", lambda message, _: message),
             Method(f"/{SERVICE}/Later", self.later),
             Method(f"/{SERVICE}/Named", self.named),
             Method(f"/{SERVICE}/Failing", self.failing),

@@ -103,6 +103,21 @@ def _call(chance: random.Random) -> SentCall:
     return SentCall(path, metadata, pieces)
 
 
+def expected(call: SentCall) -> tuple[str, str, bytes]:
+    """What the call's answer must be, said without any transport."""
+    if call.path not in PATHS:
+        return "200", "12", b""
+    if not call.pieces:
+        return "200", "3", b""
+    message = b"".join(call.pieces)[5:]
+    name = call.path.rpartition("/")[2]
+    own = sorted(
+        (key, value if key.endswith("-bin") else value.decode()) for key, value in call.metadata
+    )
+    answer = f"{name} {own} ".encode() + message
+    return "200", "0", b"\0" + len(answer).to_bytes(4) + answer
+
+
 class _Client:
     """One connection; what it is to send is made when its turn comes, so that its table of headers
     grows as the session goes.
