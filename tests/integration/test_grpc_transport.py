@@ -13,6 +13,7 @@ from meshwarden.adapters.nghttp2_session import http2
 from meshwarden.core.faults import Misconfigured
 from tests.support import grpc_service
 from tests.support.grpc_service import LIBRARIES, Served, serving, transport  # noqa: F401
+from tests.support.grpc_sessions import PATHS, HttpClient, SentCall, expected
 from tests.support.processes import until
 
 KINDS = grpc.Compression
@@ -114,3 +115,48 @@ async def test_many_calls_at_once_over_one_connection_are_each_answered():
             message = bytes([number % 251]) * sizes[number % 4]
             assert answers[2 * number] == b"echo " + message
             assert answers[2 * number + 1] == b"later " + message
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+async def test_what_one_read_brings_is_answered_with_one_write(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Twenty calls arrive together; a peer that reads as they are written gets one piece."""
+    grpc_service.use(name, monkeypatch)
+    calls = [SentCall(PATHS[0], [], [b"\0\0\0\0\1x"]) for _ in range(20)]
+    client = HttpClient(calls)
+    async with serving() as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+        client.connection.initiate_connection()
+        writer.write(client.connection.data_to_send())
+        client.read(await reader.read(65536))
+        for number in range(20):
+            client.step(number)
+            client.step(number)
+        writer.write(client.connection.data_to_send())
+        pieces = []
+        while not client.is_done:
+            pieces.append(await reader.read(65536))
+            client.read(pieces[-1])
+        writer.close()
+    assert sum(b"MirrorA" in piece for piece in pieces) == 1
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_narrow_window_gets_the_answer_bit_by_bit():
+    """The client lets 1,000 bytes through at a time; the answer has 20,000."""
+    call = SentCall(PATHS[0], [], [b"\0" + (20_000).to_bytes(4) + bytes(20_000)])
+    client = HttpClient([call], window=1000)
+    async with serving() as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+        client.connection.initiate_connection()
+        for _ in range(2):
+            client.step(0)
+            writer.write(client.connection.data_to_send())
+        while not client.is_done:
+            client.read(await asyncio.wait_for(reader.read(65536), 10))
+            writer.write(client.connection.data_to_send())
+        writer.close()
+    assert (client.answers[1].status, client.answers[1].code, client.answers[1].body) == expected(
+        call
+    )

@@ -12,7 +12,7 @@ from tests.support import grpc_service
 from tests.support.grpc_service import LIBRARIES, serving
 from tests.support.grpc_sessions import answers_to, expected, session_of
 
-SESSIONS = 150
+SESSIONS = 100
 
 
 @pytest.mark.parametrize("name", LIBRARIES)

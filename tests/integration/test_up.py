@@ -112,6 +112,9 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_system(system: Quickstart):
     value = json.loads(looked.stdout)
     assert value["ok"]
     assert len(value["findings"]) > 8
+    told = [found["what"] for found in value["findings"]]
+    for service in ("ext_authz", "ratelimit_service"):
+        assert any(what.startswith(f"{service} serves gRPC by nghttp2 1.") for what in told)
 
 
 def test_doctor_names_what_does_not_run_and_what_a_stranger_answers(system: Quickstart):

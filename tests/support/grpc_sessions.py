@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.settings import SettingCodes, Settings
 
 from tests.support.grpc_service import SERVICE
 
@@ -118,17 +119,20 @@ def expected(call: SentCall) -> tuple[str, str, bytes]:
     return "200", "0", b"\0" + len(answer).to_bytes(4) + answer
 
 
-class _Client:
+class HttpClient:
     """One connection; what it is to send is made when its turn comes, so that its table of headers
-    grows as the session goes.
+    grows as the session goes. `window`: bytes that a stream may be sent before it is told more.
     """
 
-    def __init__(self, calls: list[SentCall]) -> None:
+    def __init__(self, calls: list[SentCall], *, window: int = 65_535) -> None:
         self.calls = calls
         self.connection = H2Connection(
             H2Configuration(
                 client_side=True, header_encoding="utf-8", normalize_inbound_headers=False
             )
+        )
+        self.connection.local_settings = Settings(
+            client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: window}
         )
         self.streams: dict[int, int] = {}
         self.sent: defaultdict[int, int] = defaultdict(int)
@@ -180,7 +184,7 @@ class _Client:
 async def answers_to(session: Session, port: int) -> list[list[tuple[str, str, bytes]]]:
     """Per client and call: HTTP status, gRPC status, the bytes of the answer."""
     chance = random.Random(session.seed + 1)  # noqa: S311 - no secret
-    clients = [_Client(calls) for calls in session.calls]
+    clients = [HttpClient(calls) for calls in session.calls]
     opened = [await asyncio.open_connection("127.0.0.1", port) for _ in clients]
     readers = [
         asyncio.create_task(_read(client, reader, writer))
@@ -208,7 +212,7 @@ async def answers_to(session: Session, port: int) -> list[list[tuple[str, str, b
     ]
 
 
-async def _send(client: _Client, writer: asyncio.StreamWriter, chance: random.Random) -> None:
+async def _send(client: HttpClient, writer: asyncio.StreamWriter, chance: random.Random) -> None:
     """What the client has to send, in pieces that need not end where a frame does."""
     async with client.writing:
         unsent = client.connection.data_to_send()
@@ -220,7 +224,7 @@ async def _send(client: _Client, writer: asyncio.StreamWriter, chance: random.Ra
 
 
 async def _read(
-    client: _Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    client: HttpClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     while not client.is_done:
         received = await reader.read(65536)
