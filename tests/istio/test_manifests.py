@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from ext_authz.core.compile import Options, compile_policies
 from meshwarden.adapters.istio import IstioOptions, files
 from meshwarden.cli.mesh_facts import policy_facts
+from meshwarden.core.snapshot import Bundle
 from tests.support.istio_mesh import namespace
 from tests.support.kubernetes_api import APPLY, KubernetesApi, running_kubernetes, tool
 from tests.support.processes import CHECKOUT
@@ -36,8 +38,7 @@ def api() -> Iterator[KubernetesApi]:
     with running_kubernetes() as api:
         for name in ("istio", "gateway-api"):
             api.kubectl(*APPLY, "-f", tool(f"crds/{name}"))
-        if (ISTIO / "crds").exists():
-            api.kubectl(*APPLY, "-k", ISTIO / "crds")
+        api.kubectl(*APPLY, "-k", ISTIO / "crds")
         api.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
         api.apply(namespace("istio-system"))
         yield api
@@ -215,6 +216,26 @@ def test_the_profile_for_istioctl_installs_what_the_rest_assumes():
     labels = IstioOptions().gateway_labels
     assert labels.items() <= gateway["metadata"]["labels"].items()
     assert gateway["spec"]["serviceAccountName"] == IstioOptions().gateway_service_account
+
+
+@pytest.mark.parametrize("overlay", ["demo", "production"])
+def test_an_overlay_is_one_apply_and_its_policies_are_in_force_as_it_runs_them(
+    overlay: str, api: KubernetesApi
+):
+    """Nothing is left for a second apply, and nothing needs the development issuer where its keys
+    are not given: a policy that does would never be good, and deny everything.
+    """
+    folder = ISTIO / "overlays" / overlay
+    api.kubectl("apply", "--server-side", "-k", folder)
+    documents = built(folder)
+    environment = str(named(documents, "Deployment", "ext-authz"))
+    has_development_keys = "EXT_AUTHZ_KEYS__DEVELOPMENT_JWKS" in environment
+    assert has_development_keys == (overlay == "demo")
+    objects = [one for one in documents if one["apiVersion"].startswith(OURS)]
+    bundle = Bundle({"objects.yaml": yaml.safe_dump_all(objects).encode()})
+    options = Options(assumes_development_keys=has_development_keys)
+    assert compile_policies(bundle, options).policies.identity_headers
+    assert [one for one in documents if one["kind"] == "Gateway"]
 
 
 def test_demo_keeps_counters_in_one_replica_and_production_in_redis():
