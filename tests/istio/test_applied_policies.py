@@ -67,7 +67,7 @@ def test_a_policy_that_is_applied_is_felt_at_the_gateway_and_has_its_status(shop
         f"a policy by kubectl apply: in force after {felt:.2f} s, told after {told_after:.2f} s"
     )
     assert (told["status"], told["reason"]) == ("True", "Accepted")
-    assert felt < EFFECT_SECONDS
+    assert max(felt, told_after) < EFFECT_SECONDS
     shown = shop.mesh.api.kubectl("get", "accesspolicies", "-n", SHOP)
     assert "True" in shown
 
