@@ -89,7 +89,7 @@ up-istio: install $(ISTIO_TOOLS)/.installed ## the whole installation in an Isti
 
 test: install $(REDIS) ## unit, conformance and integration tests, with branch coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests --ignore=tests/house_rules --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores --ignore=tests/istio --ignore=tests/chaos -n 2 --dist loadfile
+	@$(BIN)/coverage run -m pytest tests --ignore=tests/house_rules --ignore=tests/interop --ignore=tests/soak --ignore=tests/drop_in --ignore=tests/stores --ignore=tests/istio --ignore=tests/chaos --ignore=tests/transport -n 2 --dist loadfile
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
