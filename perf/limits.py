@@ -7,17 +7,17 @@ callers and connections, from a thousand different keys; an answer of each case 
 is timed. CPU a request is user and system time of the service's processes from /proc; that of
 redis-server stands beside it.
 
-    make test-drop-in && python -m perf.limits     writes a dated result into perf/results/
+    make test-drop-in test-transport && python -m perf.limits
 
-Needs Go once, for ghz and the reference.
+Writes a dated result into perf/results/.
+
+Needs Go once, for the reference and ghz, which these build.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,6 +29,7 @@ from typing import Any
 
 import grpc
 
+from perf import ghz
 from perf.gateway import cpu_seconds
 from perf.result import write
 from tests.support.limit_service import METHOD, Request, Response
@@ -42,7 +43,6 @@ CALLERS = 32
 CONNECTIONS = 4
 KEYS = 1000
 DESCRIPTORS = (1, 2, 10)
-GHZ = "github.com/bojand/ghz/cmd/ghz@v0.93.0"
 
 LIMITS = """
 domain: perf
@@ -79,7 +79,8 @@ def measure() -> dict[str, Any]:
     """By case and system: requests a second, latencies in milliseconds, CPU in microseconds."""
     with TemporaryDirectory(prefix="meshwarden-perf-") as name, ExitStack() as stack:
         folder = Path(name)
-        ghz = _ghz(folder)
+        descriptors = files("meshwarden.adapters").joinpath("descriptors.binpb").read_bytes()
+        (folder / "envoy.binpb").write_bytes(descriptors)
         redis = stack.enter_context(running_redis())
         systems = list(_systems(folder, redis, stack))
         cases = list(_cases(folder))
@@ -90,7 +91,7 @@ def measure() -> dict[str, Any]:
                 _check(system, case)
             for _ in range(ROUNDS):
                 for system in systems:
-                    found = _round(ghz, folder, system, case, redis)
+                    found = _round(folder, system, case, redis)
                     rows[case.name][system.name].append(found)
     return {
         "callers": CALLERS,
@@ -106,15 +107,6 @@ def measure() -> dict[str, Any]:
 
 def _median(rows: list[dict[str, float]]) -> dict[str, float]:
     return {key: round(statistics.median(row[key] for row in rows), 2) for key in rows[0]}
-
-
-def _ghz(folder: Path) -> str:
-    """The load generator, installed by Go (from its cache after the first time)."""
-    environment = {**os.environ, "GOBIN": str(folder)}
-    subprocess.run(["go", "install", GHZ], env=environment, check=True)
-    descriptors = files("meshwarden.adapters").joinpath("descriptors.binpb").read_bytes()
-    (folder / "envoy.binpb").write_bytes(descriptors)
-    return str(folder / "ghz")
 
 
 def _systems(folder: Path, redis: RedisServer, stack: ExitStack) -> Iterator[System]:
@@ -191,27 +183,22 @@ def _check(system: System, case: Case) -> None:
             sys.exit(f"{system.name}: {case.name}: answered {answer.overall_code}")
 
 
-def _round(
-    ghz: str, folder: Path, system: System, case: Case, redis: RedisServer
-) -> dict[str, float]:
-    command = [ghz, "--insecure", "--protoset", str(folder / "envoy.binpb")]
-    command += ["--call", METHOD.lstrip("/"), "--data-file", str(case.body)]
-    command += ["--concurrency", str(CALLERS), "--connections", str(CONNECTIONS)]
-    command += ["--duration", f"{SECONDS}s", "--duration-stop", "wait", "--format", "json"]
+def _round(folder: Path, system: System, case: Case, redis: RedisServer) -> dict[str, float]:
+    options = ["--protoset", folder / "envoy.binpb", "--call", METHOD.lstrip("/")]
     before = _tree_cpu_seconds(system.pid), cpu_seconds(redis.pid)
-    done = subprocess.run(
-        [*command, f"127.0.0.1:{system.port}"], capture_output=True, check=True, timeout=60
+    answered = ghz.call(
+        system.port,
+        [*options, "--data-file", case.body],
+        callers=CALLERS,
+        connections=CONNECTIONS,
+        seconds=SECONDS,
     )
     after = _tree_cpu_seconds(system.pid), cpu_seconds(redis.pid)
-    report = json.loads(done.stdout)
-    if report.get("errorDistribution"):
-        sys.exit(f"{system.name}: {case.name}: {report['errorDistribution']}")
-    count = report["count"]
-    latency = {row["percentage"]: row["latency"] / 1e6 for row in report["latencyDistribution"]}
+    count = answered.count
     return {
-        "requests_a_second": round(report["rps"], 1),
-        "p50_ms": round(latency[50], 2),
-        "p99_ms": round(latency[99], 2),
+        "requests_a_second": round(answered.calls_a_second, 1),
+        "p50_ms": round(answered.p50_ms, 2),
+        "p99_ms": round(answered.p99_ms, 2),
         "cpu_us": round((after[0] - before[0]) / count * 1e6, 1),
         "redis_cpu_us": round((after[1] - before[1]) / count * 1e6, 1),
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from perf import ghz
 from perf.gateway import cpu_seconds
 from perf.result import write
 from tests.support.grpc_service import SERVICE, TRANSPORTS
@@ -106,28 +106,19 @@ def grpc_go(folder: Path) -> Iterator[System]:
 
 def timed(system: System, folder: Path, callers: int, *, has_metadata: bool) -> dict[str, float]:
     """One row; every call must be answered."""
-    ghz = Path(os.environ["HTTP2_CLIENTS"], "ghz")
     body = json.dumps(base64.b64encode(bytes(MESSAGE_BYTES)).decode())
-    command = [ghz, "--insecure", "--proto", folder / "echo.proto", "--call", CALL]
-    command += ["--data", body, "--format", "json"]
-    command += ["--concurrency", str(callers), "--connections", str(min(4, callers))]
-    command += ["--duration", f"{SECONDS}s", "--duration-stop", "wait"]
-    if has_metadata:
-        command += ["--metadata", METADATA]
+    options = ["--proto", folder / "echo.proto", "--call", CALL, "--data", body]
+    options += ["--metadata", METADATA] if has_metadata else []
     before = cpu_seconds(system.pid)
-    done = subprocess.run(
-        [*command, f"127.0.0.1:{system.port}"], capture_output=True, check=True, timeout=60
+    answered = ghz.call(
+        system.port, options, callers=callers, connections=min(4, callers), seconds=SECONDS
     )
     spent = cpu_seconds(system.pid) - before
-    report = json.loads(done.stdout)
-    if set(report["statusCodeDistribution"]) != {"OK"}:
-        sys.exit(f"{system.name}, {callers} callers: {report['statusCodeDistribution']}")
-    latency = {row["percentage"]: row["latency"] / 1e6 for row in report["latencyDistribution"]}
     return {
-        "calls_a_second": report["rps"],
-        "p50_ms": latency[50],
-        "p99_ms": latency[99],
-        "cpu_us": spent / report["count"] * 1e6,
+        "calls_a_second": answered.calls_a_second,
+        "p50_ms": answered.p50_ms,
+        "p99_ms": answered.p99_ms,
+        "cpu_us": spent / answered.count * 1e6,
     }
 
 

@@ -30,6 +30,10 @@ CallObserver = Callable[[str, float], None]
 MESSAGE_SECONDS_AT_MOST = 5.0
 """A call whose message does not come is ended: it counts as in flight meanwhile."""
 
+PING_SECONDS_AT_MOST = 5.0
+"""A client that does not answer a ping for so long is gone."""
+PINGS_TOO_SOON_AT_MOST = 3
+
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 TOO_MANY_CALLS = "too many calls in flight"
 NO_MESSAGE = "the call has no message"

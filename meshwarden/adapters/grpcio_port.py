@@ -82,14 +82,12 @@ class Listener:
                 _milliseconds(settings.connection_age_grace_seconds),
             ),
             ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_interval_seconds)),
-            ("grpc.keepalive_timeout_ms", 5000),
+            ("grpc.keepalive_timeout_ms", _milliseconds(grpc_calls.PING_SECONDS_AT_MOST)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", ping_milliseconds),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", ping_milliseconds),
-            ("grpc.http2.max_ping_strikes", 3),
-            # Far above `calls_at_most`: a refused stream is an error, where a flood must be
-            # answered in-band.
-            ("grpc.max_concurrent_streams", max(10_000, 2 * settings.calls_at_most)),
+            ("grpc.http2.max_ping_strikes", grpc_calls.PINGS_TOO_SOON_AT_MOST),
+            ("grpc.max_concurrent_streams", settings.streams_at_most),
         ]
 
 

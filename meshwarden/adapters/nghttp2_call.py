@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 import grpc
 
+from meshwarden.adapters import grpc_calls
 from meshwarden.adapters import nghttp2_library as h2
-from meshwarden.adapters.grpc_calls import Method
+from meshwarden.adapters.grpc_calls import Calls, Method
 from meshwarden.adapters.grpc_framing import ACCEPTED_ENCODINGS, CallMetadata, Message, seconds_of
 
 _Code = grpc.StatusCode
@@ -24,6 +25,7 @@ NO_GRPC = (_Code.UNKNOWN, "")
 """Who asks does not speak gRPC: HTTP's 415."""
 WORDS_FOR_NO_GRPC = b"this port speaks gRPC alone\n"
 NO_SUCH_METHOD = (_Code.UNIMPLEMENTED, "there is no such method")
+TOO_MANY_CALLS = (_Code.RESOURCE_EXHAUSTED, grpc_calls.TOO_MANY_CALLS)
 TOO_MUCH_METADATA = (_Code.RESOURCE_EXHAUSTED, "more metadata than is allowed")
 
 
@@ -65,6 +67,14 @@ class Call:
         if timeout is not None:
             self.timeout = seconds_of(timeout)
         return None if self.method is not None else NO_SUCH_METHOD
+
+    def end(self, calls: Calls, code: str) -> bool:
+        """Count it as no longer in flight; whether it was."""
+        if not self.is_counted or self.method is None:
+            return False
+        self.is_counted = False
+        calls.end(self.method.path, code, self.began)
+        return True
 
     def time_left(self, now: float) -> float | None:
         """Seconds until the caller's deadline; None: it has none."""

@@ -34,6 +34,7 @@ from meshwarden.adapters.grpc_framing import Message, framed
 from meshwarden.adapters.nghttp2_call import (
     NO_GRPC,
     NO_SUCH_METHOD,
+    TOO_MANY_CALLS,
     TOO_MUCH_METADATA,
     WORDS_FOR_NO_GRPC,
     Call,
@@ -59,9 +60,8 @@ class Connection(asyncio.Protocol):
         self._calls: dict[int, Call] = {}
         self._ready: list[Call] = []
         self._headers: Headers = []
-        now = shared.clock()
-        self._life = Lifetime(now, shared.settings, lives_seconds=lives_seconds)
-        settings = shared.settings
+        now, settings = shared.clock(), shared.settings
+        self._life = Lifetime(now, settings, lives_seconds=lives_seconds)
         self._patience = Patience(
             now,
             header_bytes=settings.metadata_bytes_at_most,
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        session = self._session = self._shared.http2.open(self)
+        session = self._session = Session(self._shared.http2, self)
         self._shared.remember(self)
         self._client = self._shared.judge(transport)
         if self._client is Client.SPEAKS_NO_HTTP2:
@@ -83,9 +83,7 @@ class Connection(asyncio.Protocol):
             return
         settings = self._shared.settings
         session.greet(
-            # Far above `calls_at_most`: a refused stream is an error, where a flood is answered
-            # in-band.
-            streams_at_most=max(10_000, 2 * settings.calls_at_most),
+            streams_at_most=settings.streams_at_most,
             window=settings.message_bytes_at_most + WINDOW_BESIDES_A_MESSAGE,
             header_bytes=settings.metadata_bytes_at_most,
         )
@@ -227,12 +225,11 @@ class Connection(asyncio.Protocol):
         if call.refusal is not None or method is None:
             self._fail(call, call.refusal or NO_SUCH_METHOD)
             return
+        if call.is_overload and method.overloaded is not None:
+            self._reply(call, method.overloaded(), _OVERLOADED)
+            return
         if call.is_overload:
-            if method.overloaded is None:
-                refusal = (_Code.RESOURCE_EXHAUSTED, grpc_calls.TOO_MANY_CALLS)
-                self._fail(call, refusal, _OVERLOADED)
-            else:
-                self._reply(call, method.overloaded(), _OVERLOADED)
+            self._fail(call, TOO_MANY_CALLS, _OVERLOADED)
             return
         received, call.message = call.message, None
         assert received is not None  # noqa: S101 - `_open` gave it one.
@@ -253,10 +250,8 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout(call.time_left(self._shared.clock())) as limit:
                 message = await answer
         except TimeoutError as error:
-            if not limit.expired():
-                self._fail(call, status_of(method, error))
-            else:
-                self._fail(call, (_Code.DEADLINE_EXCEEDED, "the caller's time is over"))
+            late = (_Code.DEADLINE_EXCEEDED, "the caller's time is over")
+            self._fail(call, late if limit.expired() else status_of(method, error))
         except Exception as error:
             self._fail(call, status_of(method, error))
         else:
@@ -278,7 +273,7 @@ class Connection(asyncio.Protocol):
             return
         if refusal is NO_GRPC:
             call.answer = WORDS_FOR_NO_GRPC
-            session.respond_no_grpc(call.stream_id)
+            session.respond(call.stream_id, is_grpc=False)
         else:
             session.refuse(call.stream_id, headers_of(refusal))
 
@@ -286,9 +281,7 @@ class Connection(asyncio.Protocol):
         """Count the call as answered; where to, or None: nobody waits for it any more."""
         if self._calls.get(call.stream_id) is not call:
             return None
-        if call.is_counted and call.method is not None:
-            call.is_counted = False
-            self._shared.calls.end(call.method.path, code, call.began)
+        if call.end(self._shared.calls, code):
             self._patience.answered()
         call.task = None
         return self._session
@@ -299,9 +292,7 @@ class Connection(asyncio.Protocol):
             self._give_back(call.message.size)
         if call.task is not None:
             call.task.cancel()
-        if call.is_counted and call.method is not None:
-            call.is_counted = False
-            self._shared.calls.end(call.method.path, "CANCELLED", call.began)
+        call.end(self._shared.calls, "CANCELLED")
 
     def _give_back(self, size: int) -> None:
         if self._session is not None:
@@ -321,8 +312,13 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        if self._life.closing is None:
-            self._life.closing = self._shared.clock()
+        """Say that nothing follows, and read on: unread bytes would cost us our last words."""
+        if self._life.closing is not None:
+            return
+        self._life.closing = self._shared.clock()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
             self._transport.close()
 
     def end(self, error: int) -> None:
@@ -367,6 +363,9 @@ class Connection(asyncio.Protocol):
             return
         if self._life.is_overdue(now):
             self.abort("overdue")
+            return
+        if self._life.has_waited_for_end(now):
+            self._transport.close()
             return
         for call in list(self._calls.values()):
             self._look_at(call, session, now)

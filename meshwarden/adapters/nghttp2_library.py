@@ -57,12 +57,9 @@ typedef int (*on_data_chunk)(void *session, uint8_t flags, int32_t stream_id, co
 typedef int (*on_stream_close)(void *session, int32_t stream_id, uint32_t error_code, void
     *user_data);
 nghttp2_info *nghttp2_version(int least_version);
-const char *nghttp2_strerror(int lib_error_code);
 int nghttp2_session_callbacks_new(void **callbacks);
 void nghttp2_session_callbacks_set_on_begin_frame_callback(void *callbacks, on_frame callback);
 void nghttp2_session_callbacks_set_on_frame_recv_callback(void *callbacks, on_frame callback);
-void nghttp2_session_callbacks_set_on_frame_send_callback(void *callbacks, on_frame callback);
-void nghttp2_session_callbacks_set_on_begin_headers_callback(void *callbacks, on_frame callback);
 void nghttp2_session_callbacks_set_on_header_callback(void *callbacks, on_header callback);
 void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(void *callbacks, on_data_chunk
     callback);

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from meshwarden.adapters.grpc_calls import PING_SECONDS_AT_MOST
 from meshwarden.adapters.settings import GrpcSettings
 
 PREFACE_SECONDS_AT_MOST = 10.0
-PING_SECONDS_AT_MOST = 5.0
 SEND_SECONDS_AT_MOST = 10.0
 """A peer that lets its answers wait for longer is let go."""
 GOODBYE_SECONDS = 1.0
-"""Who does not answer the ping of a goodbye is waited for so long."""
+"""Who does not answer the ping of a goodbye, or does not close, is waited for so long."""
 
 
 class Lifetime:
@@ -38,6 +38,10 @@ class Lifetime:
     def has_waited_for_goodbye(self, now: float) -> bool:
         """Whether no call that was sent before the goodbye can still be under way."""
         return self.draining is not None and now - self.draining > GOODBYE_SECONDS
+
+    def has_waited_for_end(self, now: float) -> bool:
+        """Whether a peer that was told that nothing follows had its time to close."""
+        return self.closing is not None and now - self.closing > GOODBYE_SECONDS
 
     def is_overdue(self, now: float) -> bool:
         """Whether the connection is beyond talking to."""

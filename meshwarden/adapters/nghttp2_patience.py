@@ -17,6 +17,8 @@ out, however many of them it cancels.
 
 from __future__ import annotations
 
+from meshwarden.adapters.grpc_calls import PINGS_TOO_SOON_AT_MOST
+
 AT_ONCE = 1000.0
 A_SECOND = 100.0
 AN_ANSWER = 2.0
@@ -24,7 +26,6 @@ WINDOW_UPDATE_COST = 0.1
 """Honest clients send some with each call, a thousand calls at once included."""
 HEADERS_TIMES_AT_MOST = 8
 """More headers than the bound end a call, this many times as many the connection."""
-PINGS_TOO_SOON_AT_MOST = 3
 HEADER_OVERHEAD = 32
 """What a header weighs besides its text (RFC 9113, 6.5.2)."""
 

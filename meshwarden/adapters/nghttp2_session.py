@@ -1,12 +1,12 @@
 """What all sessions of libnghttp2 in this process share: its callbacks, its options, our headers.
 
-The library calls back while it reads or writes; the peer that was given to `Http2.open` is told. A
+The library calls back while it reads or writes; the peer that was given to the `Session` is told. A
 callback that fails ends the session, and its error is logged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -69,18 +69,13 @@ class Http2:
         self._kept.append((array, pairs))
         return array
 
-    def borrowed(self, pairs: Iterable[tuple[bytes, bytes]]) -> Any:
+    def borrowed(self, pairs: Sequence[tuple[bytes, bytes]]) -> Any:
         """Headers as the library takes them, which it copies; `pairs` must outlive the call."""
-        made = list(pairs)
-        array = self.ffi.new("nghttp2_nv[]", len(made))
-        for place, (name, value) in zip(array, made, strict=True):
+        array = self.ffi.new("nghttp2_nv[]", len(pairs))
+        for place, (name, value) in zip(array, pairs, strict=True):
             place.name, place.namelen = self.ffi.from_buffer(name), len(name)
             place.value, place.valuelen = self.ffi.from_buffer(value), len(value)
         return array
-
-    def open(self, peer: Peer) -> Session:
-        """A server's session, of which `peer` is told."""
-        return Session(self, peer)
 
     def opened(self, handle: Any) -> Any:
         """The library's session itself, which calls back with `handle`."""
@@ -207,19 +202,11 @@ class Session:
             lib.nghttp2_session_want_read(session) or lib.nghttp2_session_want_write(session)
         )
 
-    def respond(self, stream_id: int) -> None:
-        """Answer a call; `next_bytes` will be asked for the message."""
+    def respond(self, stream_id: int, *, is_grpc: bool = True) -> None:
+        """Answer; `next_bytes` will be asked for the message, or the words for what is no gRPC."""
         http2 = self._http2
-        self._lib.nghttp2_submit_response(
-            self._session, stream_id, http2.response, 2, http2.provider
-        )
-
-    def respond_no_grpc(self, stream_id: int) -> None:
-        """Answer what is no gRPC; `next_bytes` will be asked for words."""
-        http2 = self._http2
-        self._lib.nghttp2_submit_response(
-            self._session, stream_id, http2.no_grpc, 2, http2.provider
-        )
+        headers = http2.response if is_grpc else http2.no_grpc
+        self._lib.nghttp2_submit_response(self._session, stream_id, headers, 2, http2.provider)
 
     def refuse(self, stream_id: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Answer a call with headers alone."""

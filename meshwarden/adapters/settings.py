@@ -75,6 +75,13 @@ class GrpcSettings(Section):
         "Envoy pings every two seconds.",
     )
 
+    @property
+    def streams_at_most(self) -> int:
+        """Streams a connection may open at once: far above `calls_at_most`, as a refused stream is
+        an error, where a flood must be answered in-band.
+        """
+        return max(10_000, 2 * self.calls_at_most)
+
 
 class HttpSettings(Section):
     host: str = Field("0.0.0.0", description="Address that the HTTP side port binds to.")

@@ -17,23 +17,26 @@ from meshwarden.adapters import nghttp2_lifetime, nghttp2_port
 from meshwarden.adapters.nghttp2_patience import Patience
 from tests.support import grpc_service
 from tests.support.grpc_service import LIBRARIES, SERVICE, Served, serving
+from tests.support.http2_frames import (
+    CONTINUATION,
+    DATA,
+    GOAWAY,
+    HEADERS,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
 from tests.support.processes import until
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
-    0, 1, 2, 3, 4, 6, 7, 8, 9,
-)  # fmt: skip
 END_STREAM = ACK = 1
 END_HEADERS = 4
 ENHANCE_YOUR_CALM = 11
 FRAMES, AT_ONCE = 3000, 500
 GROWTH_BYTES_AT_MOST = 48 << 20
-
-
-def frame(kind: int, body: bytes = b"", *, flags: int = 0, stream: int = 0) -> bytes:
-    return (
-        struct.pack(">I", len(body))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
-    )
 
 
 def request_headers(*more: tuple[str, str], path: str = f"/{SERVICE}/Later") -> bytes:
@@ -102,6 +105,7 @@ class Attacker:
         self._reader, self._writer = reader, writer
         self.goaway: int | None = None
         self.answers: list[bytes] = []
+        self.is_ponged = False
 
     def send(self, data: bytes) -> None:
         self._writer.write(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -23,13 +22,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from meshwarden.adapters import grpc_calls
 from meshwarden.core.faults import Misconfigured
 from tests.support.grpc_service import SERVICE, Served, serving, transport  # noqa: F401
+from tests.support.http2_frames import GOAWAY, PING, PREFACE, SETTINGS, frame
 from tests.support.ports import free_port
 from tests.support.processes import until
 
 pytestmark = pytest.mark.usefixtures("transport")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_GOAWAY, _PING = 7, 6
 
 
 async def test_a_handler_answers_at_once_or_when_it_is_ready():
@@ -206,23 +205,19 @@ async def _goaway(port: int, frames: bytes) -> tuple[int, bytes]:
     """The error and the text of the first GOAWAY that a connection with `frames` is sent."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4) + frames)
+        writer.write(PREFACE + frame(SETTINGS) + frames)
         while True:
             head = await asyncio.wait_for(reader.readexactly(9), 10)
             body = await reader.readexactly(int.from_bytes(head[:3], "big"))
-            if head[3] == _GOAWAY:
+            if head[3] == GOAWAY:
                 return int.from_bytes(body[4:8], "big"), body[8:]
     finally:
         writer.close()
 
 
-def _frame(kind: int, body: bytes = b"") -> bytes:
-    return struct.pack(">I", len(body))[1:] + bytes([kind, 0, 0, 0, 0, 0]) + body
-
-
 async def test_a_client_that_pings_too_often_is_disconnected():
     async with serving(ping_interval_at_least_seconds=60) as served:
-        pings = _frame(_PING, b"12345678") * 6
+        pings = frame(PING, b"12345678") * 6
         error, text = await _goaway(served.server.port, pings)
         assert (error, text) == (11, b"too_many_pings")
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import grpc_service
 from tests.support.grpc_service import LIBRARIES, serving
-from tests.support.grpc_sessions import answers_to, expected, session_of
+from tests.support.grpc_sessions import require_right_answers
 
 SESSIONS = 100
 
@@ -21,8 +21,5 @@ async def test_both_transports_answer_every_session_alike(
 ):
     grpc_service.use(name, monkeypatch)
     async with serving() as ours, serving(transport="grpcio") as reference:
-        for seed in range(SESSIONS):
-            session = session_of(seed)
-            wanted = [[expected(call) for call in calls] for calls in session.calls]
-            assert await answers_to(session, reference.server.port) == wanted, f"grpcio, {seed}"
-            assert await answers_to(session, ours.server.port) == wanted, f"{name}, {seed}"
+        ports = {"grpcio": reference.server.port, name: ours.server.port}
+        await require_right_answers(range(SESSIONS), ports)

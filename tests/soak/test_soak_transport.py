@@ -15,7 +15,7 @@ import pytest
 from grpc import aio
 
 from tests.support.grpc_service import LIBRARIES, SERVICE
-from tests.support.grpc_sessions import answers_to, expected, session_of
+from tests.support.grpc_sessions import require_right_answers
 from tests.support.transport_process import served_apart
 
 SESSIONS = int(os.environ.get("TRANSPORT_SESSIONS", "20000"))
@@ -30,11 +30,8 @@ async def test_every_session_is_answered_as_by_grpcio(capsys: pytest.CaptureFixt
     name = next(iter(LIBRARIES))
     began = time.monotonic()
     with served_apart(name) as ours, served_apart("grpcio") as reference:
-        for seed in range(1_000_000, 1_000_000 + SESSIONS):
-            session = session_of(seed)
-            wanted = [[expected(call) for call in calls] for calls in session.calls]
-            assert await answers_to(session, ours.port) == wanted, f"{name}, {seed}"
-            assert await answers_to(session, reference.port) == wanted, f"grpcio, {seed}"
+        ports = {name: ours.port, "grpcio": reference.port}
+        await require_right_answers(range(1_000_000, 1_000_000 + SESSIONS), ports)
     with capsys.disabled():
         print(f"\n{SESSIONS:,} sessions alike, {time.monotonic() - began:.0f} s")  # noqa: T201
 

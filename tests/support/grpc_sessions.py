@@ -9,6 +9,7 @@ import base64
 import itertools
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from h2.config import H2Configuration
@@ -210,6 +211,15 @@ async def answers_to(session: Session, port: int) -> list[list[tuple[str, str, b
         ]
         for client in clients
     ]
+
+
+async def require_right_answers(seeds: range, ports: Mapping[str, int]) -> None:
+    """Fail at the first session that a server, of those at the ports, answers wrongly."""
+    for seed in seeds:
+        session = session_of(seed)
+        wanted = [[expected(call) for call in calls] for calls in session.calls]
+        for name, port in ports.items():
+            assert await answers_to(session, port) == wanted, f"{name}, {seed}"
 
 
 async def _send(client: HttpClient, writer: asyncio.StreamWriter, chance: random.Random) -> None:

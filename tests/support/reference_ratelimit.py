@@ -5,26 +5,22 @@ Knows nothing of our service; `side_by_side.py` starts the two together.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
-VARIABLE = "REFERENCE_RATELIMIT"
-"""Names the folder of the programs; the Makefile sets it."""
+from tests.support.built_programs import built_program
 
 ACCEPTED = "all rate limit configs ok"
 
 
 def reference_program(name: str) -> Path:
     """`service_cmd` or `config_check_cmd`. Fails, saying so, where there is none."""
-    folder = os.environ.get(VARIABLE)
-    if folder is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        found = sorted((cache / "meshwarden").glob("envoyproxy-ratelimit-*"))
-        folder = str(found[-1]) if found else ""
-    program = Path(folder, name)
-    assert program.is_file(), f"no {name} at {program}: run `make test-drop-in`"
-    return program
+    return built_program(
+        name,
+        variable="REFERENCE_RATELIMIT",
+        folder="envoyproxy-ratelimit-*",
+        tier="test-drop-in",
+    )
 
 
 def reference_refusal(folder: Path, *, merges_domains: bool = False) -> str | None:
