@@ -298,7 +298,7 @@ def test_without_envoy_and_with_redis_the_services_run_and_count_there(tmp_path:
             url = f"{where['ratelimit health, metrics, /json']}/json"
             statuses = [httpx2.post(url, json=question).status_code for _ in range(11)]
             assert statuses[0] == 200
-            # Five a minute: of eleven, six fall into one minute even where another begins meanwhile.
+            # Five a minute: of eleven, six fall into one, even where another begins meanwhile.
             assert 429 in statuses
             assert counters.dbsize() >= 1
             processes = processes_of(process.pid)
