@@ -15,7 +15,7 @@ from tests.support.sidecars import running_sidecar
 pytestmark = pytest.mark.timeout(240)
 BASKET = f"basket.{SHOP}.svc.cluster.local"
 GATEWAY = "istio-ingressgateway-service-account"
-FORGED = ("x-auth-principal", "x_auth_principal", "x-auth-roles")
+FORGED = ("x-auth-principal", "x_auth_principal", "x-auth_principal", "x_auth-roles")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ around. Hosts that need no authorizer are named instead (`unguarded_hosts`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from meshwarden.adapters.istio import envoy_filters
@@ -133,11 +134,14 @@ def identity_from_gateway(options: IstioOptions, facts: PolicyFacts) -> dict[str
     """For workloads behind the gateway that believe its identity headers: from anybody else in the
     mesh, a request with one of them is denied.
 
-    Istio names headers one by one, so each is named with its dashes as they are and with all of
-    them as underscores; a workload whose server takes other spellings asks at its own sidecar.
+    Istio names headers one by one, so each is named with every one of its dashes as a dash and as
+    an underscore (WSGI and CGI read all of them alike); a workload whose server takes other
+    spellings asks at its own sidecar.
     """
     spellings = dict.fromkeys(
-        spelling for name in facts.identity_headers for spelling in (name, name.replace("-", "_"))
+        "".join(letters)
+        for name in facts.identity_headers
+        for letters in product(*("-_" if letter in "-_" else letter for letter in name))
     )
     rules = [
         {
