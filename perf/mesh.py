@@ -2,6 +2,7 @@
 
     through the gateway:      k6 -> gateway -> workload
     through two sidecars:     k6 -> caller's sidecar =mTLS=> workload's sidecar -> workload
+    what guards one asks:     gateway or sidecar =mTLS=> our service's sidecar -> our service
 
 Each once bare and once with authorization and a limit, in alternating order, on Envoys that differ
 in nothing else. `make perf-mesh`; needs what `make test-istio` installs.
@@ -17,24 +18,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
+
 from perf import k6
 from perf.result import RESULTS, write
-from tests.support.authz_service import record
-from tests.support.certificates import Authority
-from tests.support.istio_mesh import GATEWAY_LABELS, IstioMesh, running_istio
+from tests.support.cluster_objects import of_kind
+from tests.support.installed_mesh import Installed, installed_mesh
 from tests.support.istiod import SYSTEM
 from tests.support.ports import free_port
-from tests.support.replica_process import Replica, running_replica
-from tests.support.service_replicas import authorizer_replica, limiter_replica
+from tests.support.secret_discovery import serving_secrets, workload_certificate
 from tests.support.shop_mesh import (
+    GATEWAY_ACCOUNT,
     HOST,
     KEY,
-    ORDERS_LABELS,
+    OURS,
     SHOP,
     STOCK,
     ingress,
-    installation,
-    mesh_config,
     policies,
     service,
     workload_of_the_shop,
@@ -59,14 +59,13 @@ def main() -> int:
     """Measure both, write the result and k6's reports; 1 when a threshold does not hold."""
     with TemporaryDirectory(prefix="meshwarden-perf-") as name, ExitStack() as stack:
         folder = Path(name)
-        mesh = stack.enter_context(running_istio(mesh_config()))
-        workload = _running_shop(mesh, stack, folder)
-        with _gateways(mesh) as (bare, guarded):
+        installed = stack.enter_context(installed_mesh(*_resources()))
+        with _gateways(installed) as (bare, guarded):
             own = {"Host": HOST, "x-api-key": KEY}
             gateway = _measured(
                 "gateway", folder, (f"{bare}/orders", own), (f"{guarded}/orders", own)
             )
-        with _sidecars(mesh, workload) as (bare, guarded):
+        with _sidecars(installed) as (bare, guarded):
             sidecars = _measured(
                 "sidecars", folder, (bare, {"Host": BARE_STOCK}), (guarded, {"Host": STOCK})
             )
@@ -84,6 +83,7 @@ def _measured(name: str, folder: Path, bare: Route, guarded: Route) -> dict[str,
         "GUARDED": guarded[0],
         "HEADERS": json.dumps({"bare": bare[1], "guarded": guarded[1]}),
         "RATE": str(RATE),
+        "LIMITED": "true",
     }
     k6.run("perf/pairs.js", folder, environment, seconds=WARM_UP_SECONDS)
     RESULTS.mkdir(exist_ok=True)
@@ -101,42 +101,37 @@ def _measured(name: str, folder: Path, bare: Route, guarded: Route) -> dict[str,
     }
 
 
-def _running_shop(mesh: IstioMesh, stack: ExitStack, folder: Path) -> Replica:
-    """Our services and the workload, in the mesh."""
-    mesh.apply(*installation(), *workload_of_the_shop())
-    limits = folder / "limits"
-    limits.mkdir()
-    (limits / "limits.yaml").write_text(LIMITS)
-    for replica in (
-        authorizer_replica("ext-authz", folder / "ext-authz", *policies(), keys=[record(KEY)]),
-        limiter_replica("ratelimit", limits),
-    ):
-        stack.enter_context(replica).join(mesh)
-    workload = stack.enter_context(running_replica("orders"))
-    mesh.workload("orders", SHOP, ORDERS_LABELS, {"http": workload.port})
-    return workload
+def _resources() -> list[dict[str, Any]]:
+    """Whom the shop lets in, and a limit that nobody reaches: the platform's own objects."""
+    limits = of_kind("RateLimit", OURS, "limits", yaml.safe_load(LIMITS))
+    return [
+        *(of_kind(p["kind"], OURS, p["metadata"]["name"], p["spec"]) for p in policies()),
+        limits,
+    ]
 
 
 @contextmanager
-def _gateways(mesh: IstioMesh) -> Iterator[tuple[str, str]]:
+def _gateways(installed: Installed) -> Iterator[tuple[str, str]]:
     """The URLs of a bare gateway and of one with our filters."""
-    ports = free_port(), free_port()
+    mesh, ports = installed.mesh, (free_port(), free_port())
     bare = ingress(ports[0])
     bare["metadata"]["name"], bare["spec"]["selector"] = "bare", BARE_LABELS
     orders = next(one for one in workload_of_the_shop() if one["kind"] == "VirtualService")
     orders["spec"]["gateways"].append(f"{SYSTEM}/bare")
     mesh.apply(bare, ingress(ports[1]), orders)
+    own = workload_certificate(installed.authority, SYSTEM, GATEWAY_ACCOUNT)
     with (
-        mesh.proxy("router", "bare-gateway", SYSTEM, BARE_LABELS),
-        mesh.proxy("router", "istio-ingressgateway", SYSTEM, GATEWAY_LABELS),
+        serving_secrets(own) as secrets,
+        mesh.proxy("router", "bare-gateway", SYSTEM, BARE_LABELS, sds_port=secrets),
+        mesh.gateway(sds_port=secrets),
     ):
         yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
 
 
 @contextmanager
-def _sidecars(mesh: IstioMesh, workload: Replica) -> Iterator[tuple[str, str]]:
+def _sidecars(installed: Installed) -> Iterator[tuple[str, str]]:
     """The URLs at a caller's sidecar of a workload whose sidecar is bare, and of a guarded one."""
-    authority = Authority("cluster.local")
+    mesh, authority, workload = installed.mesh, installed.authority, installed.workload
     guards = {"meshwarden.io/authorize": "sidecar", "meshwarden.io/limit": "sidecar"}
     mutual = {"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}
     with ExitStack() as stack:

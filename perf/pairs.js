@@ -1,5 +1,6 @@
 // What our filters add to a request: each iteration sends the same request through a bare Envoy and through a guarded
-// one, in alternating order, and records the difference. Bounded in rate and time by the environment:
+// one, in alternating order, and records the difference, bounded in rate and time.
+// A limiter that fails open would look fast: where LIMITED is set, every guarded answer must tell its limit. Environment:
 // GUARDED, BARE (URLs), HEADERS (JSON: those of `bare`, of `guarded`), RATE (iterations a second), SECONDS, RESULT (file of the summary).
 import http from 'k6/http';
 import { check } from 'k6';
@@ -31,10 +32,13 @@ export const options = {
 
 const headers = JSON.parse(__ENV.HEADERS);
 
+const allowed = { 'status is 200': (r) => r.status === 200 };
+const counted = { ...allowed, 'its limit is told': (r) => 'X-Ratelimit-Limit' in r.headers };
+
 function ask(url, trend, own) {
   const response = http.get(url, { headers: own });
-  if (!check(response, { 'status is 200': (r) => r.status === 200 })) {
-    console.error(`${url} answered ${response.status}: ${response.body}`);
+  if (!check(response, __ENV.LIMITED && trend === guarded ? counted : allowed)) {
+    console.error(`${url} answered ${response.status}, ${JSON.stringify(response.headers)}: ${response.body}`);
   }
   trend.add(response.timings.duration);
   return response.timings.duration;

@@ -67,7 +67,7 @@ def localized(kind: str, namespace: str, spec: Any) -> Localized:
             if found is None:
                 problems.append(
                     f"spec.{'.'.join(path)}: in a cluster a file is secret/NAME/KEY or "
-                    "configmap/NAME/KEY of the object's own namespace"
+                    f"configmap/NAME/KEY of the object's own namespace, not '{text}'"
                 )
                 continue
             name = f"{found[1]}/{namespace}/{found[2]}/{found[4]}"

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ext_authz.core.compile import Options, compile_policies, referenced_files
+from ext_authz.core.object_rules import localized
 from ext_authz.core.policy_kind import AccessPolicy
 from meshwarden.adapters.folder_source import FolderSource
-from meshwarden.adapters.istio.facts import LimitEntry, PolicyFacts
+from meshwarden.adapters.istio.facts import ClusterFile, LimitEntry, PolicyFacts
 from meshwarden.cli import configuration_folder
 from meshwarden.core.documents import API_VERSION, Document, parse
 from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
+from meshwarden.core.host_patterns import parse_host_pattern
 from meshwarden.core.snapshot import Bundle
 from ratelimit_service.core.compile import domains_as_written
 from ratelimit_service.core.grammar import DescriptorSpec, DomainSpec
@@ -35,6 +37,7 @@ def policy_facts(folder: Path, domain: str = "") -> PolicyFacts:
         AccessPolicy.model_validate(one.value) for one in documents if one.kind == "AccessPolicy"
     ]
     limits = _asked(domains_as_written(bundle)[0], domain)
+    owners = list(_owners(documents))
     policy_set = compile_policies(bundle, Options(assumes_development_keys=True)).policies
     return PolicyFacts(
         hosts=tuple(dict.fromkeys(host for one in policies for host in one.spec.hosts)),
@@ -49,8 +52,42 @@ def policy_facts(folder: Path, domain: str = "") -> PolicyFacts:
         reads_api_keys=any(way.apiKey for one in policies for way in one.spec.identify),
         signs_tokens=any(one.spec.identityToken is not None for one in policies),
         asks_kubernetes=any(map(_asks_kubernetes, policies)),
+        files=_cluster_files(documents),
+        host_owners=tuple(one[1:] for one in owners if one[0] == "AccessPolicy"),
+        domain_owners=tuple(one[1:] for one in owners if one[0] == "RateLimit"),
         resources=tuple(_resource(one) for one in documents),
     )
+
+
+def _owners(documents: Iterable[Document]) -> Iterator[tuple[str, str, str]]:
+    """(kind, host or domain, namespace): what resources that stand in a namespace speak for."""
+    for one in documents:
+        namespace = one.value.get("metadata", {}).get("namespace") if one.kind else ""
+        if namespace and one.kind == "AccessPolicy":
+            for host in one.value["spec"]["hosts"]:
+                yield one.kind, parse_host_pattern(host), namespace
+        elif namespace and one.kind == "RateLimit":
+            yield one.kind, one.value["spec"]["domain"], namespace
+
+
+def _cluster_files(documents: Iterable[Document]) -> tuple[ClusterFile, ...]:
+    """The Secrets and ConfigMaps that the documents refer to. Raises `Misconfigured` with every
+    reference that would be none in a cluster.
+    """
+    found: dict[ClusterFile, None] = {}
+    problems = []
+    for document in documents:
+        value = document.value
+        namespace = str(value.get("metadata", {}).get("namespace") or "")
+        referred = localized(document.kind, namespace, value.get("spec"))
+        hint = "name it so, keep the file at that path in the folder, and make the object of it"
+        problems += [document.problem(problem, (), hint) for problem in referred.problems]
+        for name in referred.files:
+            sort, *_, object_name, _ = name.split("/")
+            found[ClusterFile(namespace, sort, object_name)] = None
+    if problems:
+        raise Misconfigured(problems)
+    return tuple(found)
 
 
 def _documents(name: str, bundle: Bundle) -> Iterator[Document]:

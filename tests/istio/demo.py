@@ -18,9 +18,9 @@ import yaml
 
 from meshwarden.adapters.workers import stop_signals
 from tests.support.cluster_objects import of_kind
-from tests.support.installed_mesh import Installed, installed_mesh, shop_policy
+from tests.support.installed_mesh import Installed, installed_mesh, shop_of, shop_policy
 from tests.support.kubernetes_api import tool
-from tests.support.shop_mesh import HOST, KEY, LIMITS, RULES, SHOP, Shop, shop_behind_a_gateway
+from tests.support.shop_mesh import HOST, KEY, LIMITS, RULES, SHOP, Shop
 
 
 def main() -> int:
@@ -49,7 +49,7 @@ def _run_until_interrupted(folder: Path) -> None:
     written = folder / "policy.yaml"
     written.write_text(yaml.safe_dump(policy, sort_keys=False))
     limits = of_kind("RateLimit", SHOP, "limits", yaml.safe_load(LIMITS))
-    with installed_mesh(policy, limits) as installed, shop_behind_a_gateway(installed.mesh) as shop:
+    with installed_mesh(policy, limits) as installed, shop_of(installed) as shop:
         typer.echo(_addresses_told(installed, shop))
         typer.echo(_commands_told(shop, written))
         try:

@@ -9,17 +9,17 @@ from tests.support.certificates import Authority
 from tests.support.istio_mesh import IstioMesh, wait_for_status
 from tests.support.istiod import SYSTEM
 from tests.support.replica_process import Replica
-from tests.support.shop_mesh import SHOP, mutual_tls_alone
+from tests.support.shop_mesh import GATEWAY_ACCOUNT, SHOP, mutual_tls_alone
 from tests.support.sidecars import running_sidecar
 
 pytestmark = pytest.mark.timeout(240)
 BASKET = f"basket.{SHOP}.svc.cluster.local"
-GATEWAY = "istio-ingressgateway-service-account"
 FORGED = ("x-auth-principal", "x_auth_principal", "x-auth_principal", "x_auth-roles")
 
 
 @pytest.mark.parametrize(
-    ("caller", "place", "number", "status"), [(GATEWAY, SYSTEM, 32, 200), ("web", SHOP, 33, 403)]
+    ("caller", "place", "number", "status"),
+    [(GATEWAY_ACCOUNT, SYSTEM, 32, 200), ("web", SHOP, 33, 403)],
 )
 def test_identity_headers_are_taken_from_the_gateway_alone(
     caller: str, place: str, number: int, status: int, mesh: IstioMesh, good: Replica

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from ext_authz.core.api_keys import make_key
@@ -27,6 +28,7 @@ from tests.support.cluster_objects import (
 )
 from tests.support.kubernetes_api import KubernetesApi, running_kubernetes
 from tests.support.processes import wait_until
+from tests.support.quickstart import meshwarden
 from tests.support.tokens import ec_signer, jwks
 from tests.support.watching_services import Watching, watching_service
 
@@ -68,10 +70,10 @@ def account(cluster: KubernetesApi) -> Path:
     return grant(cluster, Access("ext-authz", files=FILES))
 
 
-def keys(*names: str) -> dict[str, Any]:
-    """The Secret with an API key of each name."""
-    records = [record(KEY_OF[name], id=name, name=name) for name in names]
-    return secret(PLATFORM, "api-keys", keys_json=json.dumps({"keys": records}), pepper=PEPPER)
+def keys(*names: str, **more: str) -> dict[str, Any]:
+    """The Secret with an API key of each name, and `more` files."""
+    records = json.dumps({"keys": [record(KEY_OF[name], id=name, name=name) for name in names]})
+    return secret(PLATFORM, "api-keys", keys_json=records, pepper=PEPPER, **more)
 
 
 def policy(space: str, name: str, *hosts: str, **spec: Any) -> dict[str, Any]:
@@ -256,6 +258,38 @@ def test_a_changed_secret_is_in_effect_and_a_broken_one_is_not(
         cluster.kubectl("delete", "secret", "api-keys", "-n", PLATFORM)
         wait_until(lambda: "there is no secret" in str(service.readyz()["kubernetes"]), "told")
         assert service.reason("shop.example.com", key=KEY_OF["b"]) == ALLOWED
+
+
+def test_keys_that_sign_for_workloads_come_from_a_secret_and_rotate(
+    cluster: KubernetesApi, account: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "signing.json"
+
+    def rotated() -> str:
+        assert meshwarden("keys", "signing", str(file), "--overlap", "3600").returncode == 0
+        return file.read_text()
+
+    issuer = "http://ext-authz.meshwarden-system:8081"
+    signing = ("--identity-tokens.keys-secret=api-keys/signing.json",)
+    signing += (f"--identity-tokens.issuer={issuer}",)
+    cluster.apply(
+        keys("a", signing_json=rotated()),
+        policy("shop", "orders", "shop.example.com", identityToken={"audience": "orders"}),
+    )
+    with watching_service("ext_authz", *watching(account, *KEYS, *signing)) as service:
+
+        def published() -> list[str]:
+            return [one["kid"] for one in service.get("/.well-known/jwks.json").json()["keys"]]
+
+        (first,) = published()
+        sent = service.headers_sent("shop.example.com", key=KEY_OF["a"])
+        assert jwt.get_unverified_header(sent["x-identity-token"])["kid"] == first
+        cluster.apply(keys("a", signing_json=rotated()))
+        wait_until(lambda: len(published()) == 2, "the new key is published, too")
+        cluster.apply(keys("a", signing_json="{"))
+        wait_until(lambda: "signing" in str(service.readyz()["kubernetes"]["refused"]), "told")
+        assert first in published()
+        assert len(published()) == 2
 
 
 def test_a_resource_reads_secrets_of_its_own_namespace_where_that_is_granted(

@@ -110,7 +110,8 @@ def asked(service: Service, path: str, token: str) -> str:
     try:
         return service.ask(path, token=token)
     except grpc.RpcError as error:
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
         return "fault"
 
 

@@ -80,6 +80,25 @@ def test_a_workload_is_guarded_by_its_own_sidecar(
         mesh.require_no_rejects(sidecar.envoy)
 
 
+def test_a_limit_by_the_authorizers_word_limits_nothing_where_nobody_asks_it(
+    mesh: IstioMesh, limiter: Served, good: Replica, authority: Authority
+):
+    """Which is why `meshwarden check --istio` has MW-ISTIO-050."""
+    del limiter
+    labels = {"app": "cart", "meshwarden.io/limit": "sidecar"}
+    with (
+        running_sidecar(
+            mesh, authority, "cart", SHOP, labels=labels, workload_port=good.port, number=24
+        ) as sidecar,
+        httpx2.Client(
+            base_url=f"http://127.0.0.1:{sidecar.port}", headers={"host": HOST}, timeout=10
+        ) as client,
+    ):
+        wait_for_status(client, "/open", 200)
+        assert "envoy.filters.http.ratelimit" in http_filters(sidecar.envoy, sidecar.port)
+        assert {client.get("/limited", headers=MINE).status_code for _ in range(12)} == {200}
+
+
 @pytest.mark.parametrize(
     ("caller", "number", "status", "told"),
     [("web", 22, 200, ""), ("batch", 23, 403, "no_rule_allows")],

@@ -58,6 +58,7 @@ class IstioMesh:
         ports: Mapping[str, int],
         *,
         account: str = "default",
+        address: str = "127.0.0.1",
     ) -> None:
         """A WorkloadEntry on loopback: an endpoint of the Services that select `labels`. `ports`
         is by the names of the Services' ports.
@@ -68,7 +69,7 @@ class IstioMesh:
                 "kind": "WorkloadEntry",
                 "metadata": {"name": name, "namespace": namespace},
                 "spec": {
-                    "address": "127.0.0.1",
+                    "address": address,
                     "labels": dict(labels),
                     "ports": dict(ports),
                     "serviceAccount": account,

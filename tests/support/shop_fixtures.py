@@ -19,7 +19,7 @@ from tests.support.shop_mesh import (
     OURS,
     SHOP,
     Shop,
-    installation,
+    installation_without_sidecars,
     mesh_config,
     policies,
     shop_behind_a_gateway,
@@ -31,7 +31,7 @@ from tests.support.shop_mesh import (
 def mesh() -> Iterator[IstioMesh]:
     """Started once: it takes ten seconds. A test that breaks it mends it."""
     with running_istio(mesh_config()) as running:
-        running.apply(*installation(), *workload_of_the_shop())
+        running.apply(*installation_without_sidecars(), *workload_of_the_shop())
         yield running
 
 

@@ -19,6 +19,7 @@ import httpx2
 import yaml
 
 from ext_authz.core.api_keys import make_key
+from meshwarden.adapters.istio import IstioOptions
 from meshwarden.adapters.istio.resilience import ResilienceOptions, for_service
 from tests.support.check_requests import access_policy
 from tests.support.envoy import RunningEnvoy
@@ -34,6 +35,7 @@ from tests.support.ports import free_port
 from tests.support.processes import CHECKOUT
 
 OURS = "meshwarden-system"
+GATEWAY_ACCOUNT = IstioOptions().gateway_service_account
 SHOP = "shop"
 HOST = "shop.example.com"
 ORDERS = f"orders.{SHOP}.svc.cluster.local"
@@ -136,11 +138,16 @@ AUTHZ_LABELS = {"app.kubernetes.io/name": "ext-authz"}
 LIMITER_LABELS = {"app.kubernetes.io/name": "ratelimit"}
 
 
-def mesh_config() -> dict[str, Any]:
-    """What `istio/install` says, without mutual TLS, which needs a certificate for each proxy."""
+def installed_mesh_config() -> dict[str, Any]:
+    """What `istio/install` says."""
     values = yaml.safe_load((CHECKOUT / "istio/install/istiod-values.yaml").read_text())
     found: dict[str, Any] = values["meshConfig"]
-    return {**found, "enableAutoMtls": False}
+    return found
+
+
+def mesh_config() -> dict[str, Any]:
+    """The same without mutual TLS, which needs a certificate for each proxy."""
+    return {**installed_mesh_config(), "enableAutoMtls": False}
 
 
 def kustomized(folder: str) -> list[dict[str, Any]]:
@@ -151,13 +158,15 @@ def kustomized(folder: str) -> list[dict[str, Any]]:
 
 
 def installation() -> list[dict[str, Any]]:
-    """What `istio/base` applies, without mutual TLS to our services, which have no sidecar here,
-    and without objects of our own kinds: a test has its own.
-    """
+    """What `istio/base` applies, without objects of our own kinds: a test has its own."""
+    documents = kustomized("istio/base")
+    return [one for one in documents if not one["apiVersion"].startswith("meshwarden.io/")]
+
+
+def installation_without_sidecars() -> list[dict[str, Any]]:
+    """The same without mutual TLS to our services, which have no sidecar there."""
     found = []
-    for document in kustomized("istio/base"):
-        if document["apiVersion"].startswith("meshwarden.io/"):
-            continue
+    for document in installation():
         if document["kind"] == "PeerAuthentication":
             document["spec"]["mtls"]["mode"] = "DISABLE"
         if document["kind"] == "DestinationRule":
@@ -195,12 +204,14 @@ class Shop:
 
 
 @contextmanager
-def shop_behind_a_gateway(mesh: IstioMesh) -> Iterator[Shop]:
-    """The gateway, once it knows the way to `/open`; what it needs must be applied before."""
+def shop_behind_a_gateway(mesh: IstioMesh, *, sds_port: int = 0) -> Iterator[Shop]:
+    """The gateway, once it knows the way to `/open`; what it needs must be applied before.
+    `sds_port` serves its certificates, where the mesh has some.
+    """
     port = free_port()
     mesh.apply(ingress(port))
     with (
-        mesh.gateway() as envoy,
+        mesh.gateway(sds_port=sds_port) as envoy,
         httpx2.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"host": HOST}, timeout=10
         ) as client,

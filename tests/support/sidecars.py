@@ -22,12 +22,14 @@ OURS = "meshwarden-system"
 
 @dataclass(frozen=True)
 class SidecarOf:
-    """A running sidecar: `port` takes the workload's requests, `outbound` is where it sends its
-    own: an address of loopback on which each Service has the port that it has in the mesh.
+    """A running sidecar: `port` at `inbound` takes the workload's requests, `outbound` is where it
+    sends its own: an address of loopback on which each Service has the port that it has in the
+    mesh.
     """
 
     envoy: RunningEnvoy
     port: int
+    inbound: str
     outbound: str
 
 
@@ -42,11 +44,17 @@ def running_sidecar(
     workload_port: int,
     asks: Sequence[tuple[str, int, str]] = (),
     number: int,
+    grpc_port: int = 0,
 ) -> Iterator[SidecarOf]:
     """The sidecar of the ServiceAccount `name`, before the workload on `workload_port`. `asks` are
     (host as Istio writes it, port, protocol) of Services; `number`, from 20, is this one's own.
+
+    Its own port is any free one and speaks HTTP; with `grpc_port` it is that, as in a Pod, at an
+    address of the sidecar's own.
     """
-    port, outbound = free_port(), f"127.0.0.{number}"
+    outbound = f"127.0.0.{number}"
+    port, inbound = (grpc_port, f"127.0.1.{number}") if grpc_port else (free_port(), "127.0.0.1")
+    protocol = "GRPC" if grpc_port else "HTTP"
     ours = [(f"{OURS}/*", 9001, "GRPC"), (f"{OURS}/*", 8081, "GRPC")]
     mesh.apply(
         {
@@ -57,8 +65,8 @@ def running_sidecar(
                 "workloadSelector": {"labels": labels},
                 "ingress": [
                     {
-                        "port": {"number": port, "protocol": "HTTP", "name": "http"},
-                        "bind": "127.0.0.1",
+                        "port": {"number": port, "protocol": protocol, "name": protocol.lower()},
+                        "bind": inbound,
                         "defaultEndpoint": f"127.0.0.1:{workload_port}",
                     }
                 ],
@@ -70,7 +78,7 @@ def running_sidecar(
         serving_secrets(workload_certificate(authority, namespace, name)) as secrets,
         mesh.proxy("sidecar", name, namespace, labels, account=name, sds_port=secrets) as envoy,
     ):
-        yield SidecarOf(envoy, port, outbound)
+        yield SidecarOf(envoy, port, inbound, outbound)
 
 
 def _listener(address: str, host: str, port: int, protocol: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import httpx2
 from ext_authz.adapters.envoy_check import CHECK
 from meshwarden.adapters.protobuf import message_class
 from tests.support.authz_service import reason_of
-from tests.support.check_requests import check_request
+from tests.support.check_requests import check_request, response_of
 from tests.support.limit_service import METHOD, request
 from tests.support.ports import free_ports
 from tests.support.processes import Running, running
@@ -35,10 +35,22 @@ class Watching:
 
     def reason(self, host: str, *, key: str = "", path: str = "/", token: str = "") -> str:
         """ext_authz's reason for a request."""
+        return reason_of(self._checked(host, key=key, path=path, token=token))
+
+    def headers_sent(self, host: str, *, key: str) -> dict[str, str]:
+        """The headers that ext_authz gives the workload with a request that it allows."""
+        allowed = response_of(self._checked(host, key=key)).ok_response
+        return {one.header.key: one.header.value for one in allowed.headers}
+
+    def _checked(self, host: str, *, key: str = "", path: str = "/", token: str = "") -> bytes:
         headers = {"x-api-key": key} if key else {}
         headers |= {"authorization": f"Bearer {token}"} if token else {}
         message = check_request(path, host=host, headers=headers)
-        return reason_of(self._channel.unary_unary(CHECK)(message, timeout=10))
+        answer: bytes = self._channel.unary_unary(CHECK)(message, timeout=10)
+        return answer
+
+    def get(self, path: str) -> httpx2.Response:
+        return httpx2.get(f"http://127.0.0.1:{self.http_port}{path}", trust_env=False)
 
     def over_limit(self, domain: str, key: str, value: str = "x") -> bool:
         """Whether ratelimit says so about one descriptor."""
@@ -54,8 +66,7 @@ class Watching:
     def readyz(self) -> Any:
         """The verbose answer, `{}` where there is none."""
         try:
-            url = f"http://127.0.0.1:{self.http_port}/readyz?verbose"
-            return httpx2.get(url, trust_env=False).json()
+            return self.get("/readyz?verbose").json()
         except httpx2.HTTPError:
             return {}
 
@@ -64,8 +75,11 @@ class Watching:
 
     def metric(self, name: str) -> float:
         """The value of a metric without labels, or the sum over them."""
-        text = httpx2.get(f"http://127.0.0.1:{self.http_port}/metrics", trust_env=False).text
-        lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+        lines = [
+            line
+            for line in self.get("/metrics").text.splitlines()
+            if line.split("{")[0].split(" ")[0] == name
+        ]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def wait_until_ready(self, *, limit_seconds: float = 30) -> None:

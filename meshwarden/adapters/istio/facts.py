@@ -20,6 +20,14 @@ class LimitEntry(NamedTuple):
     value: str = ""
 
 
+class ClusterFile(NamedTuple):
+    """A Secret or ConfigMap; `sort` is `secret` or `configmap`, `namespace` empty for ours."""
+
+    namespace: str
+    sort: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyFacts:
     """`descriptors` are those with a limit, each from the root; `file` and `line` of each say where
@@ -39,5 +47,11 @@ class PolicyFacts:
     """A policy has the authorizer sign identity tokens for workloads."""
     asks_kubernetes: bool = False
     """A policy has the authorizer ask the API server about tokens or accesses."""
+    files: tuple[ClusterFile, ...] = ()
+    """What the resources refer to: key sets, secrets, authorities."""
+    host_owners: tuple[tuple[str, str], ...] = ()
+    """(host, namespace) of each policy that stands in a namespace."""
+    domain_owners: tuple[tuple[str, str], ...] = ()
+    """(domain, namespace) of the limits that stand in a namespace."""
     resources: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """The folder's resources as the cluster is given them."""

@@ -16,7 +16,8 @@ from meshwarden.adapters.istio.mesh_config import helm_values, operator
 from meshwarden.adapters.istio.names import EXT_AUTHZ, RATELIMIT
 from meshwarden.adapters.istio.options import IstioOptions
 from meshwarden.adapters.istio.own_traffic import own_traffic
-from meshwarden.adapters.istio.workloads import accounts, namespace, workload
+from meshwarden.adapters.istio.rights import accounts, ownership
+from meshwarden.adapters.istio.workloads import namespace, workload
 
 HEADER = (
     "# Rendered by `meshwarden render istio`. Edit the options and the policies, not this file.\n"
@@ -52,9 +53,11 @@ def files(options: IstioOptions, facts: PolicyFacts) -> dict[str, str]:
 
 def documents_by_file(options: IstioOptions, facts: PolicyFacts) -> dict[str, Documents]:
     """What is applied, by file, in the order of being applied."""
+    owned = ownership(options, facts)
     return {
         "namespace.yaml": [namespace(options)],
         "accounts.yaml": accounts(options, facts),
+        **({"ownership.yaml": owned} if owned else {}),
         "ext-authz.yaml": workload(options, facts, EXT_AUTHZ),
         "ratelimit.yaml": workload(options, facts, RATELIMIT),
         "own-traffic.yaml": own_traffic(options),
@@ -80,7 +83,14 @@ def _text(*documents: Mapping[str, Any]) -> str:
 
 
 class _Dumper(yaml.CSafeDumper):
-    """Without anchors: the same value twice is written twice."""
+    """Without anchors: the same value twice is written twice; a file's text line by line."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)

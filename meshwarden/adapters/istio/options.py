@@ -51,6 +51,21 @@ Namespaces = Annotated[tuple[DnsLabel, ...], BeforeValidator(_listed), Field(max
 Versions = Annotated[
     tuple[IstioVersion, ...], BeforeValidator(_listed), Field(min_length=1, max_length=20)
 ]
+ClusterFiles = Annotated[
+    tuple[
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/(secret|configmap)"
+                r"/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+            ),
+        ],
+        ...,
+    ],
+    BeforeValidator(_listed),
+    Field(max_length=1000),
+]
+Owners = Annotated[dict[str, DnsLabel], BeforeValidator(_paired), Field(max_length=10_000)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(max_length=1000)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_paired), Field(max_length=100)]
 
@@ -118,6 +133,29 @@ class IstioOptions(BaseModel):
         "mesh.",
     )
 
+    host_owners: Owners = Field(
+        default={},
+        description="HOST=NAMESPACE: whose AccessPolicies may speak for which hosts; those of the "
+        "services' own namespace may for any.",
+    )
+    domain_owners: Owners = Field(
+        default={}, description="DOMAIN=NAMESPACE: whose RateLimits may speak for which domains."
+    )
+    open_claims: bool = Field(
+        default=False,
+        description="Let any namespace speak for hosts and domains that nobody holds.",
+    )
+    watched_namespaces: Namespaces = Field(
+        default=(),
+        description="Namespaces whose objects of our kinds count, beside our own; empty: all, by "
+        "a ClusterRole.",
+    )
+    readable_files: ClusterFiles = Field(
+        default=(),
+        description="NAMESPACE/secret/NAME or NAMESPACE/configmap/NAME that objects there may "
+        "refer to, beside what the folder's refer to.",
+    )
+
     ext_authz_timeout_seconds: float = Field(
         default=0.2, gt=0, le=5, description="A decision, retry included; then 503."
     )
@@ -165,12 +203,14 @@ class IstioOptions(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _not_itself(self) -> IstioOptions:
+    def _agreeing(self) -> IstioOptions:
         """An authorizer whose own sidecar asks it can never answer."""
         if self.namespace in self.guarded_namespaces:
             raise ValueError(
                 f"guarded_namespaces names '{self.namespace}', where the authorizer itself runs"
             )
+        if self.open_claims and (self.host_owners or self.domain_owners):
+            raise ValueError("open_claims lets any namespace claim what others would own")
         return self
 
     @property

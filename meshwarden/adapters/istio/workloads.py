@@ -1,4 +1,4 @@
-"""Our two services in a cluster: Deployment, Service, PodDisruptionBudget, ServiceAccount.
+"""Our two services in a cluster: Deployment, Service, PodDisruptionBudget.
 
 Times fit together: a Pod that is to stop is out of the endpoints for `DRAIN_SECONDS` before its
 ports close, calls in flight have `STOP_SECONDS`, its sidecar outlives both, and Kubernetes waits
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwarden.adapters.istio.access import Access, NamedFiles, access
 from meshwarden.adapters.istio.facts import PolicyFacts
 from meshwarden.adapters.istio.names import (
     EXT_AUTHZ,
@@ -20,6 +19,7 @@ from meshwarden.adapters.istio.names import (
     labels,
 )
 from meshwarden.adapters.istio.options import IstioOptions
+from meshwarden.adapters.istio.rights import asks_reviews, watching
 
 DRAIN_SECONDS = 5
 STOP_SECONDS = 8
@@ -56,25 +56,6 @@ def namespace(options: IstioOptions) -> dict[str, Any]:
 
 
 _POD_SECURITY = ("enforce", "audit", "warn")
-
-
-def accounts(options: IstioOptions, facts: PolicyFacts) -> Documents:
-    """The ServiceAccounts and their rights: what the services watch, and the Secret of the keys by
-    its name. Without a token by themselves: the Pod that needs one mounts it.
-    """
-    keys = NamedFiles(secrets=[options.keys_secret])
-    reads_keys = facts.reads_api_keys or facts.signs_tokens
-    result = []
-    for name in (EXT_AUTHZ, RATELIMIT):
-        files = {options.namespace: keys} if name == EXT_AUTHZ and reads_keys else {}
-        asks = name == EXT_AUTHZ and _asks_reviews(options, facts)
-        result += access(
-            Access(name, installed_in=options.namespace, asks_reviews=asks, files=files)
-        )
-    for one in result:
-        if one["kind"] == "ServiceAccount":
-            one["automountServiceAccountToken"] = False
-    return result
 
 
 def workload(options: IstioOptions, facts: PolicyFacts, name: str) -> Documents:
@@ -183,12 +164,14 @@ def _environment(options: IstioOptions, facts: PolicyFacts, name: str) -> list[d
     values = {
         f"{prefix}_DRAIN_SECONDS": str(DRAIN_SECONDS),
         f"{prefix}_STOP_SECONDS": str(STOP_SECONDS),
-        f"{prefix}_CONFIGURATION__KUBERNETES__ENABLED": "true",
-        f"{prefix}_CONFIGURATION__KUBERNETES__SHARED_NAMESPACE": options.namespace,
+        **{
+            f"{prefix}_CONFIGURATION__KUBERNETES__{key}": text
+            for key, text in watching(options, facts, name).items()
+        },
     }
     if name == EXT_AUTHZ:
         values |= _secrets(options, facts)
-        if _asks_reviews(options, facts):
+        if asks_reviews(options, facts):
             values["EXT_AUTHZ_KUBERNETES_REVIEWS__ENABLED"] = "true"
     else:
         values["RATELIMIT_STORE__KIND"] = "redis"
@@ -199,10 +182,6 @@ def _environment(options: IstioOptions, facts: PolicyFacts, name: str) -> list[d
             _from_secret("RATELIMIT_REDIS__AUTH", options.redis_secret, "auth", optional=True)
         )
     return [*result, *(_from_pod(variable, path) for variable, path in _POD_FIELDS.items())]
-
-
-def _asks_reviews(options: IstioOptions, facts: PolicyFacts) -> bool:
-    return options.kubernetes_reviews or facts.asks_kubernetes
 
 
 _POD_FIELDS = {

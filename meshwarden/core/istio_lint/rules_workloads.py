@@ -1,14 +1,17 @@
-"""Rules on what guards a workload at all: a policy, and mutual TLS."""
+"""Rules on what guards a workload at all: a policy, mutual TLS, limits that can apply."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshwarden.core.documents import Document
 from meshwarden.core.istio_lint.findings import Severity, Spot, rule
 from meshwarden.core.istio_lint.mesh import Mesh, namespace, selector_of
 from meshwarden.core.istio_lint.rules_policies import is_open
-from meshwarden.core.istio_lint.values import mapping, selects, text
+from meshwarden.core.istio_lint.values import at, mapping, selects, text, walked
 
+AUTHORIZERS_WORD = "envoy.filters.http.ext_authz"
+"""The namespace of dynamic metadata in which Envoy keeps what the authorizer tells."""
 OPEN_MODES = ("PERMISSIVE", "DISABLE")
 OUR_MODES = ("ISTIO_MUTUAL", "")
 
@@ -104,3 +107,37 @@ def taken_out(mesh: Mesh) -> Iterator[Spot]:
         ):
             what = f"{workload.document.name} is taken out of the mesh"
             yield Spot(workload.document, workload.path, what)
+
+
+@rule(
+    50,
+    Severity.ERROR,
+    "Limits that count by what no authorizer tells",
+    why="An action that reads the authorizer's metadata makes no descriptor where it was not "
+    "asked: the limit never applies there, and nothing says so.",
+    fix="let a CUSTOM policy cover the workload (of ours: the Pod label `meshwarden.io/authorize: "
+    "sidecar` beside `meshwarden.io/limit: sidecar`), or count by something else",
+)
+def limits_without_authorizer(mesh: Mesh) -> Iterator[Spot]:
+    reading = [document for document in mesh.of("EnvoyFilter") if _reads_authorizers_word(document)]
+    asked = list(mesh.custom())
+    for workload in mesh.workloads:
+        if any(mesh.covers(policy, workload) for policy in asked):
+            continue
+        for document in reading:
+            if mesh.covers(document, workload):
+                what = (
+                    f"{workload.document.name} ({workload.namespace}) has limits by "
+                    f"{document.name}, which read what the authorizer tells, and no CUSTOM policy"
+                )
+                yield Spot(workload.document, workload.path, what)
+                break
+
+
+def _reads_authorizers_word(document: Document) -> bool:
+    """Whether limits of an EnvoyFilter have descriptors made of the authorizer's metadata."""
+    return any(
+        text(found, "metadata_key", "key") == AUTHORIZERS_WORD
+        for _, limits in walked(at(document.value, "spec", "configPatches"), ())
+        for _, found in walked(limits.get("rate_limits"), ())
+    )

@@ -73,10 +73,10 @@ def test_one_thing_broken_is_found_by_its_rule_alone(number: str, right: str, wr
 
 
 def test_every_rule_is_broken_here():
-    two_providers = {"012"}
+    told_below = {"012", "050"}
     assert {name.removeprefix("MW-ISTIO-") for name in RULES} == {
         one[0] for one in BROKEN
-    } | two_providers
+    } | told_below
 
 
 SECOND = """---
@@ -91,6 +91,29 @@ def test_two_providers_on_a_workload_need_istiods_switch():
     assert rules_of(found_in(CLEAN + SECOND)) == {"012"}
     switch = "PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS: 'true'"
     assert found_in(f"{CLEAN}{SECOND}---\npilot: {{env: {{{switch}}}}}\n") == []
+
+
+JOINED = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: cart, namespace: shop}
+spec: {template: {metadata: {labels: {app: cart, meshwarden.io/limit: sidecar}}}}
+"""
+
+
+def test_limits_by_the_authorizers_word_need_an_authorizer_at_the_same_workload():
+    """With what is rendered for the quickstart, whose limit is by rule and principal."""
+    documents, _ = read_manifests([str(CHECKOUT / "istio/base")])
+
+    def told(text: str) -> list[Finding]:
+        joined = parse("cart.yaml", text.encode())
+        found = findings([*documents, *joined])
+        return [one for one in found if one.rule == "MW-ISTIO-050"]
+
+    (finding,) = told(JOINED)
+    assert "cart (shop) has limits by meshwarden-sidecar-ratelimit" in finding.what
+    assert told(JOINED.replace("limit: s", "authorize: sidecar, meshwarden.io/limit: s")) == []
+    assert told(JOINED.replace(", meshwarden.io/limit: sidecar", "")) == []
 
 
 def test_everything_wrong_is_told_at_once_in_the_order_of_its_places():
