@@ -162,7 +162,7 @@ class KubernetesSettings(Section):
         1800, ge=1, le=86_400, description="Everything is listed anew this often."
     )
     retry_at_most_seconds: float = Field(
-        15, gt=0, le=300, description="The longest wait before the API server is tried again."
+        3, gt=0, le=300, description="The longest wait before the API server is tried again."
     )
 
     def watched_namespaces(self) -> tuple[str, ...]:

@@ -88,6 +88,11 @@ def shop(
         yield running
 
 
+def first_seen(load: SteadyLoad, since: float, status: int) -> float:
+    """Seconds from `since` to the first answer with `status`."""
+    return min(a.at + a.seconds for a in load.since(since) if a.status == status) - since
+
+
 def recovered(load: SteadyLoad, since: float, status: int) -> float:
     """Seconds from `since` to the sending of the first request from which on all had `status`; the
     load must have gone on for a while.
@@ -118,12 +123,14 @@ def test_without_an_authorizer_nobody_is_let_through(
             lambda: [a.status for a in load.since(began)][-20:] == [503] * 20, "all are refused"
         )
         slowest = max(answer.seconds for answer in load.since(began))
+        detected = first_seen(load, began, 503)
         mend()
         mended_at = time.time()
         seconds = recovered(load, mended_at, 200)
     measured(
-        f"the only authorizer, {cut.__name__}: clients saw {load.statuses(began)}, the slowest "
-        f"refusal after {slowest:.2f} s; recovered {seconds:.2f} s after it was mended"
+        f"the only authorizer, {cut.__name__}: clients saw {load.statuses(began)}; refused after "
+        f"{detected:.2f} s, the slowest refusal took {slowest:.2f} s; recovered {seconds:.2f} s "
+        f"after it was mended"
     )
     assert set(load.statuses()) == {200, 503}
     assert set(strangers.statuses()) == {401, 503}
@@ -163,8 +170,8 @@ def test_one_of_two_authorizers_is_lost_under_load(
         other.leave(mesh)
     refused = load.statuses(began).get(503, 0)
     measured(
-        f"one of two authorizers, {cut.__name__}: clients saw {load.statuses(began)}, the last "
-        f"refusal {detected:.2f} s after; asked again {back:.2f} s after it was mended"
+        f"one of two authorizers, {cut.__name__}: clients saw {load.statuses(began)}; none was "
+        f"refused any more after {detected:.2f} s; asked again {back:.2f} s after it was mended"
     )
     assert set(load.statuses()) <= {200, 503}
     assert set(strangers.statuses()) <= {401, 503}, "nobody was let through"
@@ -208,14 +215,16 @@ def test_a_slow_authorizer_is_one_that_does_not_answer(
                     lambda: [a.status for a in load.since(began)][-20:] == [503] * 20, "all late"
                 )
                 slowest = max(answer.seconds for answer in load.since(began))
+                detected = first_seen(load, began, 503)
                 way.answer_delay_seconds = 0.0
                 mended_at = time.time()
                 seconds = recovered(load, mended_at, 200)
         finally:
             direct.join(mesh)
     measured(
-        f"a slow authorizer: clients saw {load.statuses(began)}, the slowest refusal after "
-        f"{slowest:.2f} s; recovered {seconds:.2f} s after it was fast again"
+        f"a slow authorizer: clients saw {load.statuses(began)}; refused after {detected:.2f} s, "
+        f"the slowest refusal took {slowest:.2f} s; recovered {seconds:.2f} s after it was fast "
+        "again"
     )
     assert set(load.statuses()) == {200, 503}
     assert slowest < 1.0
@@ -250,8 +259,8 @@ def test_without_a_limiter_everybody_is_let_through_until_it_is_back(
         finally:
             limiter.leave(mesh)
     measured(
-        f"the only limiter, {cut.__name__}: clients saw {load.statuses(began)}; let through after "
-        f"{passing:.2f} s, the slowest answer {slowest:.2f} s; limited again after {back:.2f} s"
+        f"the only limiter, {cut.__name__}: clients saw {load.statuses(began)}; let through from "
+        f"{passing:.2f} s on, the slowest answer {slowest:.2f} s; limited again after {back:.2f} s"
     )
     assert set(load.statuses()) == {200, 429}
     assert slowest < 1.0
@@ -288,8 +297,8 @@ def test_without_redis_everybody_is_let_through_until_it_is_back(
             finally:
                 limiter.leave(mesh)
     measured(
-        f"Redis behind the limits, {how}: clients saw {load.statuses(began)}; let through after "
-        f"{passing:.2f} s, the slowest answer {slowest:.2f} s; limited again after {back:.2f} s"
+        f"Redis behind the limits, {how}: clients saw {load.statuses(began)}; let through from "
+        f"{passing:.2f} s on, the slowest answer {slowest:.2f} s; limited again after {back:.2f} s"
     )
     assert set(load.statuses()) == {200, 429}
     assert slowest < 1.0
@@ -309,12 +318,14 @@ def test_redis_is_failed_over_and_limits_hold_again(mesh: IstioMesh, shop: Shop,
                     wait_until(
                         lambda: 200 in load.statuses(began), "it is noticed", limit_seconds=20
                     )
+                    noticed = first_seen(load, began, 200)
                     is_limited(shop)
                     back = recovered(load, began, 429)
             finally:
                 limiter.leave(mesh)
     measured(
         f"Redis' master killed, sentinels choose another: clients saw {load.statuses(began)}; "
+        f"let through after {noticed:.2f} s, "
         f"limited again after {back:.2f} s"
     )
     assert set(load.statuses()) == {200, 429}

@@ -56,9 +56,14 @@ def test_the_sixth_request_of_a_minute_is_one_too_many(shop: Shop):
     if [answer.status_code for answer in answers] != [200] * 5 + [429]:
         # A minute ended between them: the next holds all six.
         answers = [shop.client.get("/limited", headers=MINE) for _ in range(6)]
-    over = next(answer for answer in answers if answer.status_code == 429)
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+    left = [answer.headers["x-ratelimit-remaining"] for answer in answers]
+    assert left == ["4", "3", "2", "1", "0", "0"]
+    assert all(answer.headers["x-ratelimit-limit"].startswith("5, 5;w=60") for answer in answers)
+    over = answers[-1]
     assert over.json()["reason"] == "over_limit"
-    assert over.headers["x-ratelimit-remaining"] == "0"
+    assert 0 < int(over.headers["retry-after"]) <= 60
+    assert "retry-after" not in answers[0].headers
     assert 0 < int(over.headers["x-ratelimit-reset"]) <= 60
     assert shop.client.get("/orders", headers=MINE).status_code == 200
 

@@ -4,6 +4,7 @@ goes on, and what changed meanwhile is seen afterwards.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,30 @@ def test_a_service_that_starts_before_the_api_server_and_the_kinds_waits_for_the
 
 
 def test_a_version_that_is_gone_is_listed_anew(api: KubernetesApi, account: Path) -> None:
-    """The kinds are deleted and made anew: no version of before means anything any more."""
+    """The service sleeps while the API server forgets what it would go on from: 410 Gone."""
+    install_kinds(api)
+    api.apply(limit("one", "user"))
+    with watching_service("ratelimit_service", *watching(account, *HURRIED)) as service:
+        service.process.child.send_signal(signal.SIGSTOP)
+        try:
+            # Its connection ends with the first; what changes then it can't have read.
+            api.kill()
+            api.start()
+            api.apply(limit("two", "user"))
+            api.kubectl("delete", "ratelimit", "one", "-n", "shop")
+            api.kill()
+            api.start()
+        finally:
+            service.process.child.send_signal(signal.SIGCONT)
+        wait_until(lambda: service.has_limit("two", "user"), "it is followed", limit_seconds=20)
+        assert not service.has_limit("one", "user")
+        gone = 'kubernetes_watch_restarts_total{reason="gone"}'
+        assert f"{gone} 1.0" in service.get("/metrics").text
+
+
+def test_kinds_that_are_deleted_and_made_anew_are_followed(
+    api: KubernetesApi, account: Path
+) -> None:
     install_kinds(api)
     api.apply(limit("one", "user"))
     with watching_service("ratelimit_service", *watching(account, *HURRIED)) as service:

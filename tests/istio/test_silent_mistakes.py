@@ -19,13 +19,19 @@ from meshwarden.adapters.envoy.typed_patches import typed_faults
 from meshwarden.core.documents import parse
 from meshwarden.core.istio_lint.check import findings
 from tests.support.envoy import RunningEnvoy
-from tests.support.istio_mesh import IstioMesh, config_dump, http_filters, namespace
+from tests.support.istio_mesh import (
+    IstioMesh,
+    config_dump,
+    http_filters,
+    mesh_config_map,
+    namespace,
+)
 from tests.support.istio_mesh import wait_for_status as answered
 from tests.support.kubernetes_api import tool
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.replica_process import running_replica
-from tests.support.shop_mesh import ORDERS, service
+from tests.support.shop_mesh import ORDERS, mesh_config, service
 from tests.support.tokens import jwks, rsa_signer
 
 pytestmark = pytest.mark.timeout(180)
@@ -235,6 +241,13 @@ def test_a_selector_that_is_misspelt_guards_nothing(gateway: Gateway):
 
 
 def test_the_name_of_a_provider_is_compared_as_a_prefix(gateway: Gateway):
+    config = mesh_config()
+    config["extensionProviders"].append(
+        {**config["extensionProviders"][0], "name": "meshwarden-ext-authz-v2"}
+    )
+    text = yaml.safe_dump(mesh_config_map(config))
+    found = findings(parse("mistake.yaml", text.encode()))
+    assert "MW-ISTIO-001" in {one.rule for one in found}
     gateway.mesh.apply(policy())
     answered(gateway.client, "/", 403, headers={"host": HOST})
     dumped = json.dumps(config_dump(gateway.envoy))

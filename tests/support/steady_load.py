@@ -62,19 +62,21 @@ class SteadyLoad:
 
 
 @contextmanager
-def steady_load(url: str, headers: Mapping[str, str], *, per_second: float) -> Iterator[SteadyLoad]:
-    """GET `url` so many times a second for the length of the block."""
+def steady_load(
+    url: str, headers: Mapping[str, str], *, per_second: float, callers: int = CALLERS
+) -> Iterator[SteadyLoad]:
+    """GET `url` so many times a second for the length of the block, at most `callers` at once."""
     load = SteadyLoad()
-    period = CALLERS / per_second
-    callers = [
-        Thread(target=load.call, args=(url, headers, period, period * number / CALLERS))
-        for number in range(CALLERS)
+    period = callers / per_second
+    threads = [
+        Thread(target=load.call, args=(url, headers, period, period * number / callers))
+        for number in range(callers)
     ]
-    for caller in callers:
-        caller.start()
+    for thread in threads:
+        thread.start()
     try:
         yield load
     finally:
         load.end()
-        for caller in callers:
-            caller.join()
+        for thread in threads:
+            thread.join()
