@@ -24,8 +24,9 @@ from tests.support.cluster_resources import nested_limits
 from tests.support.installed_mesh import Installed, installed_mesh, shop_of, shop_policy
 from tests.support.istio_mesh import IstioMesh, namespace, wait_for_status
 from tests.support.measured import measured
+from tests.support.otlp_collector import collecting
 from tests.support.processes import wait_until
-from tests.support.shop_mesh import HOST, KEY, OPEN, SHOP, Shop, installation
+from tests.support.shop_mesh import HOST, KEY, OPEN, SHOP, Shop, installation, service
 from tests.support.sidecars import running_sidecar
 
 pytestmark = pytest.mark.timeout(240)
@@ -142,6 +143,32 @@ def test_a_limit_that_is_applied_is_felt_at_the_gateway(shop: Shop):
     assert time.monotonic() - applied_at < EFFECT_SECONDS
     assert accepted(shop.mesh, "ratelimit", "limits")["status"] == "True"
     shop.mesh.require_no_rejects(shop.envoy)
+
+
+def test_a_trace_that_the_caller_keeps_is_told_to_the_collector_of_meshconfig(shop: Shop):
+    """By the Telemetry and the provider that are applied; nobody's credential is in it."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    kept = {**MINE, "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    labels = {"app": "opentelemetry-collector"}
+    place = "observability"
+    with collecting() as collector:
+        shop.mesh.apply(
+            namespace(place), service("opentelemetry-collector", place, labels, grpc_otlp=4317)
+        )
+        plain = {**labels, "security.istio.io/tlsMode": "disabled"}
+        shop.mesh.workload("collector", place, plain, {"grpc-otlp": collector.port})
+
+        def is_told() -> bool:
+            answer = shop.client.get("/orders", headers=kept)
+            assert answer.status_code in (200, 403)
+            return bool(collector.spans(trace))
+
+        wait_until(is_told, "the gateway's span is told", limit_seconds=30)
+        shop.mesh.leave("collector", place)
+    (span, *_) = collector.spans(trace)
+    told = {one.key: one.value.string_value for one in span.attributes}
+    assert told["http.method"] == "GET"
+    assert KEY not in str(span)
 
 
 # --- who may ask our services

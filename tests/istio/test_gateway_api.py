@@ -12,12 +12,12 @@ import yaml
 from tests.support.authz_service import Service, record, serving
 from tests.support.istio_mesh import (
     IstioMesh,
-    http_filters,
     namespace,
     running_istio,
     wait_for_status,
 )
 from tests.support.istiod import SYSTEM
+from tests.support.limit_service import Served, served
 from tests.support.ports import free_port
 from tests.support.processes import CHECKOUT
 from tests.support.replica_process import running_replica
@@ -25,6 +25,8 @@ from tests.support.shop_mesh import (
     AUTHZ_LABELS,
     HOST,
     KEY,
+    LIMITER_LABELS,
+    LIMITS,
     OURS,
     SHOP,
     mesh_config,
@@ -41,8 +43,9 @@ def mesh() -> Iterator[IstioMesh]:
     """With the Gateway API's CRDs, and without what the label form applies."""
     with running_istio(mesh_config(), gateway_api=True) as running:
         running.apply(namespace(OURS), namespace(SHOP, **{"meshwarden.io/routes": "allowed"}))
-        base = yaml.safe_load_all((CHECKOUT / "istio/base/ext-authz.yaml").read_text())
-        running.apply(*(one for one in base if one["kind"] == "Service"))
+        for name in ("ext-authz", "ratelimit"):
+            base = yaml.safe_load_all((CHECKOUT / f"istio/base/{name}.yaml").read_text())
+            running.apply(*(one for one in base if one["kind"] == "Service"))
         yield running
 
 
@@ -51,6 +54,15 @@ def authorizer(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with serving(tmp_path_factory.mktemp("ext_authz"), *policies(), is_measured=False) as service:
         service.keys(record(KEY))
         mesh.workload("ext-authz-a", OURS, AUTHZ_LABELS, {"grpc": service.grpc_port})
+        yield service
+
+
+@pytest.fixture(scope="module")
+def limiter(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("ratelimit")
+    (folder / "limits.yaml").write_text(LIMITS)
+    with served(folder, is_measured=False) as service:
+        mesh.workload("ratelimit-a", OURS, LIMITER_LABELS, {"grpc": service.grpc_port})
         yield service
 
 
@@ -81,7 +93,10 @@ def route() -> list[dict[str, Any]]:
     ]
 
 
-def test_a_gateway_by_name_enforces_what_one_by_label_does(mesh: IstioMesh, authorizer: Service):
+def test_a_gateway_by_name_enforces_what_one_by_label_does(
+    mesh: IstioMesh, authorizer: Service, limiter: Served
+):
+    del authorizer, limiter
     port = free_port()
     mesh.apply(*component(port), *route())
     with (
@@ -99,6 +114,9 @@ def test_a_gateway_by_name_enforces_what_one_by_label_does(mesh: IstioMesh, auth
         assert received["x-auth-principal"] == "key:service"
         assert "x.auth.principal" not in received
         assert client.get("/open", headers={"x_auth_principal": "key:admin"}).status_code == 400
-        names = http_filters(envoy, port)
-        assert "envoy.filters.http.ratelimit" in names
+        statuses = [client.get("/limited", headers=forged).status_code for _ in range(11)]
+        # Twice five at most, where a minute ends between them.
+        assert statuses[:5] == [200] * 5
+        assert 429 in statuses
+        assert {200, 429} == set(statuses)
         mesh.require_no_rejects(envoy)

@@ -127,7 +127,8 @@ def test_istio_finds_nothing_to_say(place: str, tmp_path: Path):
     assert [line for line in said if not line.endswith(("is valid", "has warnings: "))] == []
 
 
-def test_istio_finds_nothing_to_say_where_everything_is_applied(api: KubernetesApi):
+@pytest.mark.parametrize("overlay", ["demo", "production"])
+def test_istio_finds_nothing_to_say_where_everything_is_applied(overlay: str, api: KubernetesApi):
     values = yaml.safe_load((ISTIO / "install/istiod-values.yaml").read_text())
     mesh = {
         "apiVersion": "v1",
@@ -135,12 +136,12 @@ def test_istio_finds_nothing_to_say_where_everything_is_applied(api: KubernetesA
         "metadata": {"name": "istio", "namespace": "istio-system"},
         "data": {"mesh": yaml.safe_dump(values["meshConfig"])},
     }
-    documents = applied(built(ISTIO / "overlays/demo"))
+    documents = applied(built(ISTIO / "overlays" / overlay))
     api.apply(*(one for one in documents if one["kind"] == "Namespace"))
     asking = {"meshwarden.io/authorize": "sidecar", "meshwarden.io/limit": "sidecar"}
     pods = [
         pod("istio-ingressgateway", "istio-system", IstioOptions().gateway_labels),
-        pod("asking", "meshwarden-demo", asking),
+        pod("asking", "meshwarden-demo" if overlay == "demo" else "istio-system", asking),
         *(
             pod(name, one["metadata"]["namespace"], one["spec"]["template"]["metadata"]["labels"])
             for one in documents

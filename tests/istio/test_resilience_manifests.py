@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,8 +70,10 @@ def test_the_api_server_takes_them_with_strict_validation(mesh: IstioMesh):
 
 
 @contextmanager
-def edge(mesh: IstioMesh) -> Iterator[tuple[RunningEnvoy, httpx2.Client]]:
-    """A gateway that uses the routes of the sidecars, in front of the replicas of `stock`."""
+def edge(mesh: IstioMesh, **chosen: Any) -> Iterator[tuple[RunningEnvoy, httpx2.Client]]:
+    """A gateway in region `here` that uses the routes of the sidecars, in front of the replicas of
+    `stock`, for which some options may be `chosen`.
+    """
     port = free_port()
     listener = {"number": port, "name": "http", "protocol": "HTTP"}
     gateway = {
@@ -85,10 +89,10 @@ def edge(mesh: IstioMesh) -> Iterator[tuple[RunningEnvoy, httpx2.Client]]:
         namespace(PLACE),
         service("stock", PLACE, {"app": "stock"}, http=8000),
         gateway,
-        *for_service(OPTIONS, faults=True),
+        *for_service(OPTIONS.model_copy(update=chosen), faults=True),
     )
     with (
-        mesh.proxy("router", "edge", PLACE, LABELS) as envoy,
+        mesh.proxy("router", "edge", PLACE, LABELS, locality="here/a") as envoy,
         httpx2.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"host": HOST}, timeout=10
         ) as client,
@@ -97,9 +101,10 @@ def edge(mesh: IstioMesh) -> Iterator[tuple[RunningEnvoy, httpx2.Client]]:
 
 
 @contextmanager
-def replica(mesh: IstioMesh, name: str) -> Iterator[Replica]:
+def replica(mesh: IstioMesh, name: str, *, locality: str = "") -> Iterator[Replica]:
     with running_replica(name) as running:
-        mesh.workload(f"stock-{name}", PLACE, {"app": "stock"}, {"http": running.port})
+        ports = {"http": running.port}
+        mesh.workload(f"stock-{name}", PLACE, {"app": "stock"}, ports, locality=locality)
         try:
             yield running
         finally:
@@ -126,10 +131,42 @@ def test_a_read_is_tried_elsewhere_and_a_write_is_executed_once(mesh: IstioMesh)
         mesh.require_no_rejects(envoy)
 
 
+def test_a_region_that_fails_is_taken_over_by_the_one_that_is_named(mesh: IstioMesh):
+    with (
+        replica(mesh, "near", locality="here/a") as near,
+        replica(mesh, "far", locality="there/a"),
+        replica(mesh, "other", locality="elsewhere/a"),
+        edge(mesh, failover=("here>there",)) as (_, client),
+    ):
+        answered(client, "/", 200)
+
+        def answering() -> set[str]:
+            return {client.get("/").headers.get("x-replica", "") for _ in range(10)}
+
+        wait_until(lambda: answering() == {"near"}, "its own region is asked")
+        near.mode("unavailable")
+        wait_until(lambda: answering() == {"far"}, "the named one takes over")
+        near.mode("well")
+        wait_until(lambda: answering() == {"near"}, "its own region is asked again")
+
+
+def test_what_a_pool_has_no_room_for_is_refused_at_once(mesh: IstioMesh):
+    """One request under way, one waiting; the third is told, and has cost the workload nothing."""
+    chosen = {"connections_at_most": 1, "requests_at_most": 1, "timeout_seconds": 8}
+    with replica(mesh, "slow") as slow, edge(mesh, **chosen) as (envoy, client):
+        answered(client, "/", 200)
+        slow.mode("slow")
+        with ThreadPoolExecutor(5) as callers:
+            answers = list(callers.map(lambda _: client.post("/"), range(5)))
+        assert [one.status_code for one in answers].count(200) == 2
+        assert [one.status_code for one in answers].count(503) == 3
+        assert slow.executed()["POST /"] == 2
+        overflow = f"cluster.outbound|8000||{HOST};.upstream_rq_pending_overflow"
+        assert envoy.stat(overflow) == 3
+
+
 def test_what_istiod_makes_of_it_is_what_was_meant(mesh: IstioMesh):
-    """The retry budget and ejection; faults come by the header alone. The API outside is not asked:
-    without a resolver Envoy waits for its name.
-    """
+    """The retry budget and ejection; faults come by the header alone."""
     with replica(mesh, "well"), edge(mesh) as (envoy, client):
         answered(client, "/", 200)
         stock = cluster(envoy, f"outbound|8000||{HOST}")
@@ -142,6 +179,9 @@ def test_what_istiod_makes_of_it_is_what_was_meant(mesh: IstioMesh):
         assert stock["outlier_detection"]["base_ejection_time"] == "1s"
         assert stock["outlier_detection"]["enforcing_consecutive_gateway_failure"] == 100
         assert client.get("/", headers={"x-meshwarden-fault": "abort"}).status_code == 503
+        began = time.monotonic()
+        assert client.get("/", headers={"x-meshwarden-fault": "delay"}).status_code == 200
+        assert time.monotonic() - began >= 3
         mesh.require_no_rejects(envoy)
 
 

@@ -59,9 +59,10 @@ class IstioMesh:
         *,
         account: str = "default",
         address: str = "127.0.0.1",
+        locality: str = "",
     ) -> None:
         """A WorkloadEntry on loopback: an endpoint of the Services that select `labels`. `ports`
-        is by the names of the Services' ports.
+        is by the names of the Services' ports, `locality` is REGION/ZONE.
         """
         self.apply(
             {
@@ -73,6 +74,7 @@ class IstioMesh:
                     "labels": dict(labels),
                     "ports": dict(ports),
                     "serviceAccount": account,
+                    **({"locality": locality} if locality else {}),
                 },
             }
         )
@@ -99,6 +101,7 @@ class IstioMesh:
         *,
         account: str = "default",
         sds_port: int = 0,
+        locality: str = "",
     ) -> Iterator[RunningEnvoy]:
         """An Envoy of that role, up once istiod has given it its listeners."""
         document = proxy_bootstrap(
@@ -110,6 +113,7 @@ class IstioMesh:
             labels=labels,
             account=account,
             sds_port=sds_port,
+            locality=locality,
         )
         with running_envoy(document) as envoy:
             yield envoy
@@ -156,9 +160,14 @@ def namespace(name: str, **labels: str) -> dict[str, Any]:
 
 @contextmanager
 def running_istio(
-    mesh_config: Mapping[str, Any], *, gateway_api: bool = False
+    mesh_config: Mapping[str, Any],
+    *,
+    gateway_api: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[IstioMesh]:
-    """Kubernetes with Istio's CRDs, and istiod with `mesh_config`, for the length of the block."""
+    """Kubernetes with Istio's CRDs, and istiod with `mesh_config`, for the length of the block.
+    `environment` is istiod's, beside what it always has.
+    """
     with ExitStack() as stack:
         api = stack.enter_context(running_kubernetes())
         crds = ["istio", *(["gateway-api"] if gateway_api else [])]
@@ -167,7 +176,7 @@ def running_istio(
         api.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
         api.apply(namespace(SYSTEM), mesh_config_map(mesh_config))
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="meshwarden-test-")))
-        istiod = Istiod(api, folder)
+        istiod = Istiod(api, folder, environment=environment)
         stack.callback(istiod.kill)
         istiod.start()
         yield IstioMesh(api, istiod)

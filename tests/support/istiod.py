@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ START_SECONDS = 60.0
 
 class Istiod:
     """One istiod; it can be killed, paused and started again on its ports. Its mesh configuration
-    is the ConfigMap `istio` in `istio-system`, which must be there before it starts.
+    is the ConfigMap `istio` in `istio-system`, which must be there before it starts. `environment`
+    is set besides.
     """
 
-    def __init__(self, api: KubernetesApi, folder: Path) -> None:
+    def __init__(
+        self, api: KubernetesApi, folder: Path, *, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._api = api
+        self._environment = dict(environment or {})
         self._log = folder / "istiod.log"
         self.xds_port, self._http_port, self._monitoring_port = free_ports(3)
         self._child: subprocess.Popen[bytes] | None = None
@@ -63,6 +68,7 @@ class Istiod:
                     "INJECT_ENABLED": "false",
                     "ENABLE_LEADER_ELECTION": "false",
                     "VALIDATION_WEBHOOK_CONFIG_NAME": "",
+                    **self._environment,
                 },
             )
         wait_until(self._is_ready, "istiod is ready", limit_seconds=START_SECONDS)
@@ -130,20 +136,24 @@ def proxy_bootstrap(
     labels: dict[str, str],
     account: str = "default",
     sds_port: int = 0,
+    locality: str = "",
 ) -> dict[str, Any]:
     """The bootstrap of an Envoy whose listeners, clusters and routes come from istiod.
 
     `role` is `router` (a gateway) or `sidecar`. `address` is the proxy's own, which may be no
-    endpoint's: istiod would take that endpoint's labels. `sds_port` serves its certificates.
+    endpoint's: istiod would take that endpoint's labels. `sds_port` serves its certificates;
+    `locality` is REGION/ZONE.
     """
     clusters = [_cluster("xds-grpc", xds_port)]
     if sds_port:
         clusters.append(_cluster("sds-grpc", sds_port))
+    region, _, zone = locality.partition("/")
     own = {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}
     return {
         "node": {
             "id": f"{role}~{address}~{name}.{namespace}~{namespace}.svc.cluster.local",
             "cluster": f"{name}.{namespace}",
+            "locality": {"region": region, "zone": zone},
             "metadata": {
                 "NAMESPACE": namespace,
                 "CLUSTER_ID": "Kubernetes",

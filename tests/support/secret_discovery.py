@@ -1,7 +1,7 @@
 """The certificates of a workload, served to its Envoy as istio-agent does, by SDS on loopback.
 
-Serves the secrets `default` (the workload's own certificate) and `ROOTCA` (the mesh's authority),
-the names under which istiod refers to them.
+Serves the secrets `default` (the workload's own certificate), `ROOTCA` (the mesh's authority) and
+`file-root:system` (the system's, here the same one), the names under which istiod refers to them.
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ def serving_secrets(own: Issued) -> Iterator[int]:
                 private_key=core.DataSource(inline_bytes=own.key),
             ),
         ),
-        "ROOTCA": tls.Secret(
-            name="ROOTCA",
-            validation_context=tls.CertificateValidationContext(
-                trusted_ca=core.DataSource(inline_bytes=own.ca)
-            ),
-        ),
+        **{
+            name: tls.Secret(
+                name=name,
+                validation_context=tls.CertificateValidationContext(
+                    trusted_ca=core.DataSource(inline_bytes=own.ca)
+                ),
+            )
+            for name in ("ROOTCA", "file-root:system")
+        },
     }
 
     def stream(messages: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:

@@ -25,6 +25,7 @@ DRAIN_SECONDS = 5
 STOP_SECONDS = 8
 SIDECAR_SECONDS = DRAIN_SECONDS + STOP_SECONDS + 2
 GRACE_SECONDS = SIDECAR_SECONDS + 5
+OTLP_PORT = 4318
 USER = 65532
 API_KEYS_ITEM, PEPPER_ITEM, SIGNING_KEYS_ITEM = "api-keys.json", "pepper", "signing-keys.json"
 """Of the Secret with the authorizer's keys."""
@@ -168,6 +169,11 @@ def _environment(options: IstioOptions, facts: PolicyFacts, name: str) -> list[d
             f"{prefix}_CONFIGURATION__KUBERNETES__{key}": text
             for key, text in watching(options, facts, name).items()
         },
+    }
+    values |= {
+        f"{prefix}_TRACING__OTLP_ENDPOINT": f"http://{options.otlp_service}:{OTLP_PORT}/v1/traces",
+        # Whether a trace is kept the proxy decides that asks us.
+        f"{prefix}_TRACING__SAMPLE_RATIO": "0",
     }
     if name == EXT_AUTHZ:
         values |= _secrets(options, facts)

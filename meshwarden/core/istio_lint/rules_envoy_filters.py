@@ -236,7 +236,7 @@ def _typed_faults(mesh: Mesh, kind: str) -> Iterator[Spot]:
     47,
     Severity.ERROR,
     "A type that Envoy does not have",
-    why="The proxy refuses the whole update, and goes on with what it had.",
+    why="istiod leaves the patch out, and says so in its log alone.",
     fix="write the type as Envoy's API reference does",
 )
 def unknown_type(mesh: Mesh) -> Iterator[Spot]:

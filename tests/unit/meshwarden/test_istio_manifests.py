@@ -336,33 +336,18 @@ def test_signing_and_api_keys_are_read_from_a_secret_where_a_policy_needs_them()
     assert policy_facts(EXAMPLES / "quickstart").reads_api_keys
 
 
-KUBERNETES_CALLERS = """\
-apiVersion: meshwarden.io/v1alpha1
-kind: AccessPolicy
-metadata: {name: orders}
-spec:
-  hosts: [orders.example.com]
-  identify: [{kubernetesToken: {audiences: [orders.example.com]}}]
-  rules: [{name: all, paths: ["/**"]}]
-"""
-
-
-def test_the_authorizer_may_ask_for_reviews_where_a_policy_or_an_option_needs_them(tmp_path: Path):
-    def asks(options: IstioOptions, facts: PolicyFacts) -> bool:
-        made = rendered(options, facts)
-        roles = [
-            (one["roleRef"]["name"], one["subjects"][0]["name"])
-            for one in of_kind("ClusterRoleBinding", made, named="reviews")
-        ]
-        (deployment,) = of_kind("Deployment", made, named="ext-authz")
-        is_on = "EXT_AUTHZ_KUBERNETES_REVIEWS__ENABLED" in str(deployment)
-        assert roles == [("system:auth-delegator", "ext-authz")] * is_on
-        return is_on
-
-    (tmp_path / "orders.yaml").write_text(KUBERNETES_CALLERS)
-    assert asks(IstioOptions(), policy_facts(tmp_path))
-    assert asks(IstioOptions(kubernetes_reviews=True), FACTS)
-    assert not asks(IstioOptions(), FACTS)
+def test_our_services_tell_their_part_of_a_trace_that_the_proxy_keeps():
+    for deployment in of_kind("Deployment", rendered(IstioOptions(otlp_service="traces.example"))):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        told = {
+            one["name"].partition("_TRACING__")[2]: one["value"]
+            for one in container["env"]
+            if "_TRACING__" in one["name"]
+        }
+        assert told == {
+            "OTLP_ENDPOINT": "http://traces.example:4318/v1/traces",
+            "SAMPLE_RATIO": "0",
+        }
 
 
 def test_ports_say_what_they_speak():

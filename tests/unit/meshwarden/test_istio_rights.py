@@ -149,3 +149,32 @@ def test_named_namespaces_are_watched_by_roles_there_and_by_no_clusterrole():
     }
     assert roles == {"shop", "bank", "meshwarden-system"}
     assert variables(documents, "ratelimit")["NAMESPACES"] == "shop,bank"
+
+
+KUBERNETES_CALLERS = """\
+apiVersion: meshwarden.io/v1alpha1
+kind: AccessPolicy
+metadata: {name: orders}
+spec:
+  hosts: [orders.example.com]
+  identify: [{kubernetesToken: {audiences: [orders.example.com]}}]
+  rules: [{name: all, paths: ["/**"]}]
+"""
+
+
+def test_the_authorizer_may_ask_for_reviews_where_a_policy_or_an_option_needs_them(tmp_path: Path):
+    def asks(facts: PolicyFacts, **options: Any) -> bool:
+        made = rendered(facts, **options)
+        roles = [
+            (one["roleRef"]["name"], one["subjects"][0]["name"])
+            for one in made
+            if one["kind"] == "ClusterRoleBinding" and "reviews" in one["metadata"]["name"]
+        ]
+        is_on = "EXT_AUTHZ_KUBERNETES_REVIEWS__ENABLED" in str(made)
+        assert roles == [("system:auth-delegator", "ext-authz")] * is_on
+        return is_on
+
+    (tmp_path / "orders.yaml").write_text(KUBERNETES_CALLERS)
+    assert asks(policy_facts(tmp_path))
+    assert asks(PolicyFacts(), kubernetes_reviews=True)
+    assert not asks(PolicyFacts())
