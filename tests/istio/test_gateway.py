@@ -7,7 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.istio_mesh import http_filters
+from tests.support.istio_mesh import GATEWAY_LABELS, http_filters
+from tests.support.istiod import SYSTEM
 from tests.support.shop_mesh import HOST, KEY, OTHER_KEY, Shop
 
 pytestmark = pytest.mark.timeout(180)
@@ -66,6 +67,15 @@ def test_the_sixth_request_of_a_minute_is_one_too_many(shop: Shop):
     assert "retry-after" not in answers[0].headers
     assert 0 < int(over.headers["x-ratelimit-reset"]) <= 60
     assert shop.client.get("/orders", headers=MINE).status_code == 200
+
+
+def test_a_proxy_of_a_version_that_nobody_named_has_no_filter_of_ours_but_asks(shop: Shop):
+    with shop.mesh.proxy("router", "older", SYSTEM, GATEWAY_LABELS, version="1.30.4") as older:
+        names = http_filters(older, shop.port)
+        assert "envoy.filters.http.ext_authz" in names
+        assert {"envoy.filters.http.ratelimit", "envoy.filters.http.header_mutation"}.isdisjoint(
+            names
+        )
 
 
 def test_a_path_that_leads_up_is_judged_where_it_leads(shop: Shop):

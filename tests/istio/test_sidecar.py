@@ -80,6 +80,32 @@ def test_a_workload_is_guarded_by_its_own_sidecar(
         mesh.require_no_rejects(sidecar.envoy)
 
 
+def test_a_sidecar_object_that_hides_the_authorizer_denies_everything(
+    mesh: IstioMesh, authorizer: Service, good: Replica, authority: Authority
+):
+    """By its status for an authorizer that does not answer: MW-ISTIO-011."""
+    del authorizer
+    labels = {"app": "hidden", "meshwarden.io/authorize": "sidecar"}
+    with (
+        running_sidecar(
+            mesh,
+            authority,
+            "hidden",
+            SHOP,
+            labels=labels,
+            workload_port=good.port,
+            asks=[(f"./{STOCK}", 8000, "HTTP")],
+            number=25,
+            asks_us=False,
+        ) as sidecar,
+        httpx2.Client(
+            base_url=f"http://127.0.0.1:{sidecar.port}", headers={"host": HOST}, timeout=10
+        ) as client,
+    ):
+        wait_for_status(client, "/open", 503)
+        assert "envoy.filters.http.ext_authz" in http_filters(sidecar.envoy, sidecar.port)
+
+
 def test_a_limit_by_the_authorizers_word_limits_nothing_where_nobody_asks_it(
     mesh: IstioMesh, limiter: Served, good: Replica, authority: Authority
 ):

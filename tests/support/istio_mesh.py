@@ -102,6 +102,7 @@ class IstioMesh:
         account: str = "default",
         sds_port: int = 0,
         locality: str = "",
+        version: str = "1.31.0",
     ) -> Iterator[RunningEnvoy]:
         """An Envoy of that role, up once istiod has given it its listeners."""
         document = proxy_bootstrap(
@@ -114,6 +115,7 @@ class IstioMesh:
             account=account,
             sds_port=sds_port,
             locality=locality,
+            version=version,
         )
         with running_envoy(document) as envoy:
             yield envoy

@@ -137,12 +137,13 @@ def proxy_bootstrap(
     account: str = "default",
     sds_port: int = 0,
     locality: str = "",
+    version: str = "1.31.0",
 ) -> dict[str, Any]:
     """The bootstrap of an Envoy whose listeners, clusters and routes come from istiod.
 
-    `role` is `router` (a gateway) or `sidecar`. `address` is the proxy's own, which may be no
-    endpoint's: istiod would take that endpoint's labels. `sds_port` serves its certificates;
-    `locality` is REGION/ZONE.
+    `role` is `router` (a gateway), `sidecar` or `waypoint`. `address` is the proxy's own, which may
+    be no endpoint's: istiod would take that endpoint's labels. `sds_port` serves its certificates;
+    `locality` is REGION/ZONE, `version` Istio's, as the proxy tells it.
     """
     clusters = [_cluster("xds-grpc", xds_port)]
     if sds_port:
@@ -157,7 +158,7 @@ def proxy_bootstrap(
             "metadata": {
                 "NAMESPACE": namespace,
                 "CLUSTER_ID": "Kubernetes",
-                "ISTIO_VERSION": "1.31.0",
+                "ISTIO_VERSION": version,
                 "SERVICE_ACCOUNT": account,
                 "LABELS": labels,
                 "INTERCEPTION_MODE": "NONE",

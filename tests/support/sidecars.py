@@ -45,17 +45,18 @@ def running_sidecar(
     asks: Sequence[tuple[str, int, str]] = (),
     number: int,
     grpc_port: int = 0,
+    asks_us: bool = True,
 ) -> Iterator[SidecarOf]:
     """The sidecar of the ServiceAccount `name`, before the workload on `workload_port`. `asks` are
     (host as Istio writes it, port, protocol) of Services; `number`, from 20, is this one's own.
 
     Its own port is any free one and speaks HTTP; with `grpc_port` it is that, as in a Pod, at an
-    address of the sidecar's own.
+    address of the sidecar's own. Unless it `asks_us` our services are hidden from it.
     """
     outbound = f"127.0.0.{number}"
     port, inbound = (grpc_port, f"127.0.1.{number}") if grpc_port else (free_port(), "127.0.0.1")
     protocol = "GRPC" if grpc_port else "HTTP"
-    ours = [(f"{OURS}/*", 9001, "GRPC"), (f"{OURS}/*", 8081, "GRPC")]
+    ours = [(f"{OURS}/*", 9001, "GRPC"), (f"{OURS}/*", 8081, "GRPC")] if asks_us else []
     mesh.apply(
         {
             "apiVersion": "networking.istio.io/v1",
