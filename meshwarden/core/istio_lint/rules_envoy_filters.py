@@ -259,8 +259,8 @@ def unknown_field(mesh: Mesh) -> Iterator[Spot]:
     49,
     Severity.ERROR,
     "An EnvoyFilter for a waypoint",
-    why="Waypoints don't support EnvoyFilters (istio#54391, istio#57350): most are ignored, and what "
-    "arrives lacks the limiter's cluster and, beside an HTTPRoute, its descriptors.",
+    why="Waypoints don't support EnvoyFilters (istio#54391, istio#57350): most are ignored, and "
+    "what arrives lacks the limiter's cluster and, beside an HTTPRoute, its descriptors.",
     fix="enforce limits in ext_authz, or at the ingress gateway",
 )
 def for_a_waypoint(mesh: Mesh) -> Iterator[Spot]:
