@@ -142,6 +142,10 @@ class Nghttp2Port:
             self._loop.remove_reader(self._socket)
             self._again = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen)
             return
+        if len(self._connections) + len(self._opening) >= self._settings.connections_at_most:
+            self._shared.cut.add("too_many")
+            accepted.close()
+            return
         self._opening.add(accepted)
         self._run(self._open(accepted))
 

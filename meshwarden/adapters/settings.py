@@ -57,6 +57,13 @@ class GrpcSettings(Section):
         le=100_000,
         description="Calls in flight; beyond them the overload answer is given.",
     )
+    connections_at_most: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Connections to the main port of one process; more are closed at once. "
+        "`grpcio` has no bound but the file descriptors.",
+    )
     connection_age_seconds: float = Field(
         3600,
         gt=0,

@@ -203,6 +203,25 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(nghttp2_lifetime, name, 0.2)
 
 
+@pytest.mark.usefixtures("library")
+async def test_connections_beyond_the_bound_are_closed_and_the_others_served():
+    """Also those that are only half open; a place that is left is taken by the next."""
+    async with serving(connections_at_most=3) as served, served.client() as other:
+        assert await other.call("Echo", b"x") == b"echo x"
+        held = [await asyncio.open_connection("127.0.0.1", served.server.port) for _ in range(2)]
+        await served.counts("grpc_connections", 3)
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+        assert await asyncio.wait_for(until_closed(reader), 10)
+        writer.close()
+        assert served.metric("grpc_connections_cut_total") == 1
+        assert await other.call("Echo", b"x") == b"echo x"
+        for _, writer in held:
+            writer.close()
+        await served.counts("grpc_connections", 1)
+        async with served.client() as later:
+            assert await later.call("Echo", b"x") == b"echo x"
+
+
 @pytest.mark.usefixtures("library", "impatient")
 async def test_who_never_greets_is_let_go():
     async with serving() as served:
