@@ -1,8 +1,9 @@
 """What each way to identify costs through Envoy, beside Envoy's own jwt_authn and rbac filters.
 
 One Envoy a case, all of one process each and one worker, answering by themselves (direct_response),
-so that nothing but the filters differs; the cases are interleaved in rounds. k6 calls with a fixed
-number of callers. CPU a request is user and system time of ext_authz and of Envoy from /proc.
+so that nothing but the filters differs; the cases are interleaved in rounds. One authorizer serves
+by grpc.aio, the others by what `auto` takes. k6 calls with a fixed number of callers. CPU a request
+is user and system time of ext_authz and of Envoy from /proc.
 
     python -m perf.identities     writes a dated result into perf/results/
 """
@@ -79,7 +80,11 @@ def _cases(folder: Path, stack: ExitStack) -> Iterator[Case]:
         written[name] = folder / f"{name}.json"
         written[name].write_text(json.dumps(values))
     resources = (token_issuer(jwks(SIGNER)), access_policy({"name": "any", "paths": ["/orders"]}))
-    for name, options in (("warm", ()), ("cold", ("--remembered-tokens-at-most", "0"))):
+    for name, options in (
+        ("warm", ()),
+        ("warm, on grpc.aio,", ("--grpc.transport", "grpcio")),
+        ("cold", ("--remembered-tokens-at-most", "0")),
+    ):
         (folder / name).mkdir()
         service = stack.enter_context(serving(folder / name, *resources, options=options))
         service.keys(*(record(key, id=str(n), name=f"k{n}") for n, key in enumerate(keys)))

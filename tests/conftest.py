@@ -26,9 +26,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell what was measured, however well it went."""
+    """Tell what was measured, however well it went, and why a run with skipped tests fails."""
     for line in MEASURED:
         terminalreporter.write_line(f"measured: {line}")
+    if terminalreporter.stats.get("skipped"):
+        terminalreporter.write_line("a test was skipped: what it stands for was not shown")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import socket
 import ssl
 from collections.abc import Coroutine, Mapping
@@ -32,6 +33,8 @@ LOOK_INTERVAL_SECONDS = 1.0
 HANDSHAKE_SECONDS_AT_MOST = 10.0
 ACCEPT_PAUSE_SECONDS = 0.1
 """After an accept that failed, as it does without free file descriptors."""
+FILES_FOR_OTHERS = 128
+"""Descriptors of Redis, issuers, the HTTP and the streaming port."""
 AGE_SPREAD = 0.1
 """Connections that were opened together don't end together."""
 
@@ -56,6 +59,7 @@ class Nghttp2Port:
         self._connections: set[Connection] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._opening: set[socket.socket] = set()
+        self._places = _places(settings.connections_at_most)
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._loop = asyncio.get_running_loop()
@@ -142,8 +146,8 @@ class Nghttp2Port:
             self._loop.remove_reader(self._socket)
             self._again = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen)
             return
-        if len(self._connections) + len(self._opening) >= self._settings.connections_at_most:
-            self._shared.cut.add("too_many")
+        if len(self._connections) + len(self._opening) >= self._places:
+            self._shared.cut.add("too_many_connections")
             accepted.close()
             return
         self._opening.add(accepted)
@@ -154,19 +158,20 @@ class Nghttp2Port:
         self._loop.add_reader(self._socket, self._accept)
 
     async def _open(self, accepted: socket.socket) -> None:
-        accepted.setblocking(False)
-        context = None if self._certificates is None else self._certificates.grpc_context()
-        if accepted.family != socket.AF_UNIX:
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        waits = None if context is None else HANDSHAKE_SECONDS_AT_MOST
         try:
+            accepted.setblocking(False)
+            context = None if self._certificates is None else self._certificates.grpc_context()
+            if accepted.family != socket.AF_UNIX:
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            waits = None if context is None else HANDSHAKE_SECONDS_AT_MOST
             await self._loop.connect_accepted_socket(
                 self._connection, accepted, ssl=context, ssl_handshake_timeout=waits
             )
         except (OSError, ssl.SSLError) as error:
             logger().debug("handshake_failed", error=type(error).__name__)
             accepted.close()
-        self._opening.discard(accepted)
+        finally:
+            self._opening.discard(accepted)
 
     def _connection(self) -> Connection:
         age = self._settings.connection_age_seconds
@@ -195,6 +200,14 @@ class Nghttp2Port:
             except Exception as error:
                 logger().error("look_failed", error=type(error).__name__, exc_info=True)
                 connection.abort("fault")
+
+
+def _places(at_most: int) -> int:
+    """How many connections there may be: each takes a file descriptor, and some are for others."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return at_most
+    return max(1, min(at_most, descriptors - FILES_FOR_OTHERS))
 
 
 def _judge(transport: asyncio.BaseTransport, *, client_san: str) -> Client:

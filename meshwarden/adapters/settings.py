@@ -61,8 +61,8 @@ class GrpcSettings(Section):
         10_000,
         ge=1,
         le=1_000_000,
-        description="Connections to the main port of one process; more are closed at once. "
-        "`grpcio` has no bound but the file descriptors.",
+        description="Connections to the main port of one process, if it has as many file "
+        "descriptors and 128 more; the next are closed at once. Not of `grpcio`.",
     )
     connection_age_seconds: float = Field(
         3600,

@@ -26,7 +26,8 @@ _BODY = re.compile(r"request\.(body|json|form|files)\b")
 
 def policy_facts(folder: Path, domain: str = "") -> PolicyFacts:
     """The facts of `folder`, whose limits of `domain` are asked; empty: of the only one. Raises
-    `InvalidInput` with everything that is wrong in the folder.
+    `InvalidInput` with everything that is wrong in the folder, and `Misconfigured` for what a mesh
+    can't be given of it.
     """
     problems = configuration_folder.problems(folder)
     if problems:
@@ -62,12 +63,11 @@ def policy_facts(folder: Path, domain: str = "") -> PolicyFacts:
 def _owners(documents: Iterable[Document]) -> Iterator[tuple[str, str, str]]:
     """(kind, host or domain, namespace): what resources that stand in a namespace speak for."""
     for one in documents:
-        namespace = one.value.get("metadata", {}).get("namespace") if one.kind else ""
-        if namespace and one.kind == "AccessPolicy":
+        if one.namespace and one.kind == "AccessPolicy":
             for host in one.value["spec"]["hosts"]:
-                yield one.kind, parse_host_pattern(host), namespace
-        elif namespace and one.kind == "RateLimit":
-            yield one.kind, one.value["spec"]["domain"], namespace
+                yield one.kind, parse_host_pattern(host), one.namespace
+        elif one.namespace and one.kind == "RateLimit":
+            yield one.kind, one.value["spec"]["domain"], one.namespace
 
 
 def _cluster_files(documents: Iterable[Document]) -> tuple[ClusterFile, ...]:
@@ -77,14 +77,12 @@ def _cluster_files(documents: Iterable[Document]) -> tuple[ClusterFile, ...]:
     found: dict[ClusterFile, None] = {}
     problems = []
     for document in documents:
-        value = document.value
-        namespace = str(value.get("metadata", {}).get("namespace") or "")
-        referred = localized(document.kind, namespace, value.get("spec"))
+        referred = localized(document.kind, document.namespace, document.value.get("spec"))
         hint = "name it so, keep the file at that path in the folder, and make the object of it"
         problems += [document.problem(problem, (), hint) for problem in referred.problems]
         for name in referred.files:
             sort, *_, object_name, _ = name.split("/")
-            found[ClusterFile(namespace, sort, object_name)] = None
+            found[ClusterFile(document.namespace, sort, object_name)] = None
     if problems:
         raise Misconfigured(problems)
     return tuple(found)

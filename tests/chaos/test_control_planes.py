@@ -60,6 +60,7 @@ def test_services_that_watch_the_api_server_decide_on_while_it_is_away():
         api, services = shop.mesh.api, (installed.authorizer, installed.limiter)
         with steady_load(f"{shop.url}/orders", MINE, per_second=60) as load:
             wait_until(lambda: 200 in load.statuses(), "requests are allowed")
+            assert all(one.metric("kubernetes_watch_connected") == 1 for one in services)
             api.kill()
             began = time.time()
             try:
@@ -72,8 +73,8 @@ def test_services_that_watch_the_api_server_decide_on_while_it_is_away():
                 assert all(one.is_ready() for one in services)
             finally:
                 api.start()
-            back_at = time.time()
             api.apply(shop_policy(OPEN))
+            back_at = time.time()
             wait_until(lambda: 403 in load.statuses(back_at), "what was changed is in force")
             recovered = time.time() - back_at
             statuses = load.statuses(began)

@@ -85,6 +85,7 @@ def test_a_sidecar_object_that_hides_the_authorizer_denies_everything(
 ):
     """By its status for an authorizer that does not answer: MW-ISTIO-011."""
     del authorizer
+    good.forget()
     labels = {"app": "hidden", "meshwarden.io/authorize": "sidecar"}
     with (
         running_sidecar(
@@ -104,6 +105,7 @@ def test_a_sidecar_object_that_hides_the_authorizer_denies_everything(
     ):
         wait_for_status(client, "/open", 503)
         assert "envoy.filters.http.ext_authz" in http_filters(sidecar.envoy, sidecar.port)
+        assert good.executed().get("GET /open", 0) == 0, "it is no answer of the workload's"
 
 
 def test_a_limit_by_the_authorizers_word_limits_nothing_where_nobody_asks_it(
@@ -123,6 +125,8 @@ def test_a_limit_by_the_authorizers_word_limits_nothing_where_nobody_asks_it(
         wait_for_status(client, "/open", 200)
         assert "envoy.filters.http.ratelimit" in http_filters(sidecar.envoy, sidecar.port)
         assert {client.get("/limited", headers=MINE).status_code for _ in range(12)} == {200}
+        stats = httpx2.get(f"{sidecar.envoy.admin}/stats", params={"filter": r"\.ratelimit\."})
+        assert stats.text.strip() == "", "nobody was asked, not even in vain"
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class Served:
 
     def metric(self, name: str) -> float:
         for line in self.metrics.exposition().decode().splitlines():
-            if line.startswith((f"{name} ", f"{name}{{")):
+            if line.startswith((f"{name} ", f"{name}{{")):  # With its labels, or any.
                 return float(line.rpartition(" ")[2])
         return 0
 

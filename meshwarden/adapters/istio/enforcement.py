@@ -26,8 +26,11 @@ from meshwarden.adapters.istio.names import (
     document,
 )
 from meshwarden.adapters.istio.options import IstioOptions
+from meshwarden.core.faults import Misconfigured, Problem
 
 Documents = list[dict[str, Any]]
+RULES_AT_MOST = 512
+"""Of one AuthorizationPolicy; source: its CRD."""
 
 
 def at_gateway(options: IstioOptions, facts: PolicyFacts) -> Documents:
@@ -136,13 +139,19 @@ def identity_from_gateway(options: IstioOptions, facts: PolicyFacts) -> dict[str
 
     Istio names headers one by one, so each is named with every one of its dashes as a dash and as
     an underscore (WSGI and CGI read all of them alike); a workload whose server takes other
-    spellings asks at its own sidecar.
+    spellings asks at its own sidecar. Raises `Misconfigured` where they are too many.
     """
-    spellings = dict.fromkeys(
+    counts = {name: 2 ** name.count("-") for name in facts.identity_headers}
+    if sum(counts.values()) > RULES_AT_MOST:
+        longest = max(counts, key=counts.__getitem__)
+        what = f"identity headers have more than {RULES_AT_MOST} spellings, of which Istio takes no"
+        hint = f"use fewer headers, or names with fewer dashes than '{longest}'"
+        raise Misconfigured([Problem("", 0, f"{what} more in a policy", hint)])
+    spellings = [
         "".join(letters)
         for name in facts.identity_headers
-        for letters in product(*("-_" if letter in "-_" else letter for letter in name))
-    )
+        for letters in product(*("-_" if letter == "-" else letter for letter in name))
+    ]
     rules = [
         {
             "from": [{"source": {"notPrincipals": options.gateway_principals}}],

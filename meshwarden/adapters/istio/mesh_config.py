@@ -33,12 +33,16 @@ def mesh_config(options: IstioOptions, facts: PolicyFacts) -> dict[str, Any]:
         },
         "extensionProviders": [
             {"name": PROVIDER, "envoyExtAuthzGrpc": _authorizer(options, facts)},
-            {
-                "name": TRACING_PROVIDER,
-                "opentelemetry": {"service": options.otlp_service, "port": OTLP_GRPC_PORT},
-            },
+            *_tracing(options),
         ],
     }
+
+
+def _tracing(options: IstioOptions) -> list[dict[str, Any]]:
+    if not options.otlp_service:
+        return []
+    collector = {"service": options.otlp_service, "port": OTLP_GRPC_PORT}
+    return [{"name": TRACING_PROVIDER, "opentelemetry": collector}]
 
 
 def _authorizer(options: IstioOptions, facts: PolicyFacts) -> dict[str, Any]:

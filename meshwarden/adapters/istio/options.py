@@ -6,6 +6,7 @@ What a policy folder says (hosts, identity headers, descriptors) is no option: `
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -43,7 +44,11 @@ def _paired(value: Any) -> Any:
     pairs = [part.partition("=") for part in _listed(value)]
     if any(not separator for _, separator, _ in pairs):
         raise ValueError("write KEY=VALUE, and a comma between two")
-    return {key.strip(): text.strip() for key, _, text in pairs}
+    found = [(key.strip(), text.strip()) for key, _, text in pairs]
+    twice = [key for key, count in Counter(key for key, _ in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"'{twice[0]}' stands twice")
+    return dict(found)
 
 
 Labels = Annotated[dict[LabelText, LabelText], BeforeValidator(_paired), Field(max_length=20)]
@@ -195,8 +200,9 @@ class IstioOptions(BaseModel):
     )
     otlp_service: str = Field(
         default="opentelemetry-collector.observability.svc.cluster.local",
-        pattern=r"^[a-z0-9.-]{1,253}$",
-        description="Collector of traces: OTLP over gRPC on 4317 for proxies, HTTP on 4318 for us.",
+        pattern=r"^[a-z0-9.-]{0,253}$",
+        description="Collector of traces: OTLP over gRPC on 4317 for proxies, HTTP on 4318 for us; "
+        "empty: none.",
     )
     trace_percent: float = Field(
         default=1.0, ge=0, le=100, description="Of requests whose trace begins here."

@@ -32,8 +32,8 @@ def own_traffic(options: IstioOptions) -> Documents:
         *(_callers(options, name) for name in SERVICES),
         *(_destination_rule(options, name) for name in SERVICES),
         *(_network_policy(options, name) for name in SERVICES),
-        _telemetry(options, "meshwarden", options.namespace, {}),
-        _telemetry(
+        *_telemetry(options, "meshwarden", options.namespace, {}),
+        *_telemetry(
             options, "meshwarden-gateway", options.gateway_namespace, options.gateway_labels
         ),
     ]
@@ -151,8 +151,10 @@ def _tcp(port: int) -> dict[str, Any]:
 
 def _telemetry(
     options: IstioOptions, name: str, namespace: str, selected: dict[str, str]
-) -> dict[str, Any]:
-    """Traces to the provider of `meshConfig`; the mesh's own Telemetry stays as it is."""
+) -> Documents:
+    """Traces to the provider of `meshConfig`, if any; the mesh's own Telemetry stays as it is."""
+    if not options.otlp_service:
+        return []
     spec: dict[str, Any] = {
         "tracing": [
             {
@@ -163,4 +165,4 @@ def _telemetry(
     }
     if selected:
         spec = {"selector": {"matchLabels": dict(selected)}, **spec}
-    return document("telemetry.istio.io/v1", "Telemetry", name, namespace=namespace, spec=spec)
+    return [document("telemetry.istio.io/v1", "Telemetry", name, namespace=namespace, spec=spec)]

@@ -13,6 +13,7 @@ from meshwarden.adapters.istio.access import Access, NamedFiles, access
 from meshwarden.adapters.istio.facts import ClusterFile, PolicyFacts
 from meshwarden.adapters.istio.names import EXT_AUTHZ, RATELIMIT, document
 from meshwarden.adapters.istio.options import IstioOptions
+from meshwarden.core.faults import InvalidInput, Misconfigured, Problem
 from meshwarden.core.ownership import parse_ownership
 
 OWNERSHIP = "meshwarden-ownership"
@@ -23,8 +24,9 @@ Documents = list[dict[str, Any]]
 
 def accounts(options: IstioOptions, facts: PolicyFacts) -> Documents:
     """The ServiceAccounts and their rights. Without a token by themselves: the Pod that needs one
-    mounts it.
+    mounts it. Raises `Misconfigured` for namespaces that are named and not watched.
     """
+    _require_watched(options, facts)
     result = []
     for name in (EXT_AUTHZ, RATELIMIT):
         result += access(
@@ -44,18 +46,25 @@ def accounts(options: IstioOptions, facts: PolicyFacts) -> Documents:
 
 def ownership(options: IstioOptions, facts: PolicyFacts) -> Documents:
     """The ConfigMap of who owns what: as the options say, and what stands in the folder. A
-    namespace that it does not name may claim nothing. None where any may claim what nobody holds.
+    namespace that it does not name may claim nothing; the services' own may claim anything. Empty
+    where any may claim what nobody holds.
 
-    Raises `InvalidInput` for hosts that are none and for what two namespaces would own.
+    Raises `Misconfigured` for hosts that are none and for what two namespaces would own.
     """
     if options.open_claims:
         return []
     owned = {
-        "hosts": _by_namespace(facts.host_owners, options.host_owners),
-        "domains": _by_namespace(facts.domain_owners, options.domain_owners),
+        "hosts": _by_namespace(options, facts.host_owners, options.host_owners),
+        "domains": _by_namespace(options, facts.domain_owners, options.domain_owners),
     }
     text = yaml.safe_dump(owned, sort_keys=True)
-    parse_ownership("--set host_owners, domain_owners", text.encode())
+    try:
+        parse_ownership("", text.encode())
+    except InvalidInput as error:
+        whose = "of the folder, host_owners and domain_owners: "
+        raise Misconfigured(
+            [Problem("", 0, whose + one.what, one.hint) for one in error.problems]
+        ) from error
     made = document("v1", "ConfigMap", OWNERSHIP, namespace=options.namespace)
     return [made | {"data": {"ownership.yaml": text}}]
 
@@ -67,7 +76,7 @@ def watching(options: IstioOptions, facts: PolicyFacts, service: str) -> Mapping
         result["NAMESPACES"] = ",".join(options.watched_namespaces)
     if not options.open_claims:
         result["OWNERSHIP"] = OWNERSHIP
-    tenants = {file.namespace for file in _tenants_files(options, facts)} - {options.namespace}
+    tenants = {file.namespace for file in _referred_files(options, facts)} - {options.namespace}
     if tenants and service == EXT_AUTHZ:
         result["SECRET_NAMESPACES"] = ",".join(sorted(tenants))
     return result
@@ -78,13 +87,32 @@ def asks_reviews(options: IstioOptions, facts: PolicyFacts) -> bool:
     return options.kubernetes_reviews or facts.asks_kubernetes
 
 
+def _require_watched(options: IstioOptions, facts: PolicyFacts) -> None:
+    """What stands in a namespace that is not watched is never read: its hosts would be free."""
+    named = {
+        "the folder's resources": [one["metadata"].get("namespace") for one in facts.resources],
+        "host_owners": options.host_owners.values(),
+        "domain_owners": options.domain_owners.values(),
+        "readable_files": [text.partition("/")[0] for text in options.readable_files],
+    }
+    seen = {"", None, options.namespace, *options.watched_namespaces}
+    problems = [
+        Problem("", 0, f"{where}: the namespace '{one}' is not watched", "name it, too, in "
+                "watched_namespaces")
+        for where, namespaces in named.items()
+        for one in sorted({str(name) for name in namespaces if name not in seen})
+    ]  # fmt: skip
+    if options.watched_namespaces and problems:
+        raise Misconfigured(problems)
+
+
 def _files(options: IstioOptions, facts: PolicyFacts, service: str) -> dict[str, NamedFiles]:
     """What a service may read, by namespace: each Secret and ConfigMap by its name."""
     found: set[ClusterFile] = set()
     if not options.open_claims:
         found.add(ClusterFile(options.namespace, "configmap", OWNERSHIP))
     if service == EXT_AUTHZ:
-        found.update(_tenants_files(options, facts))
+        found.update(_referred_files(options, facts))
         if facts.reads_api_keys or facts.signs_tokens:
             found.add(ClusterFile(options.namespace, "secret", options.keys_secret))
     return {
@@ -96,7 +124,7 @@ def _files(options: IstioOptions, facts: PolicyFacts, service: str) -> dict[str,
     }
 
 
-def _tenants_files(options: IstioOptions, facts: PolicyFacts) -> set[ClusterFile]:
+def _referred_files(options: IstioOptions, facts: PolicyFacts) -> set[ClusterFile]:
     """What objects refer to: the folder's, and those that the options let come later."""
     referred = {
         file._replace(namespace=file.namespace or options.namespace) for file in facts.files
@@ -109,9 +137,11 @@ def _names(files: Iterable[ClusterFile], namespace: str, sort: str) -> list[str]
 
 
 def _by_namespace(
-    stated: Iterable[tuple[str, str]], chosen: Mapping[str, str]
+    options: IstioOptions, stated: Iterable[tuple[str, str]], chosen: Mapping[str, str]
 ) -> dict[str, list[str]]:
+    """Of tenants: the platform needs no leave."""
     found: dict[str, list[str]] = {}
     for owned, namespace in dict.fromkeys((*stated, *chosen.items())):
-        found.setdefault(namespace, []).append(owned)
+        if namespace != options.namespace:
+            found.setdefault(namespace, []).append(owned)
     return found

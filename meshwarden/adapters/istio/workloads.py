@@ -170,11 +170,12 @@ def _environment(options: IstioOptions, facts: PolicyFacts, name: str) -> list[d
             for key, text in watching(options, facts, name).items()
         },
     }
-    values |= {
-        f"{prefix}_TRACING__OTLP_ENDPOINT": f"http://{options.otlp_service}:{OTLP_PORT}/v1/traces",
+    if options.otlp_service:
+        values[f"{prefix}_TRACING__OTLP_ENDPOINT"] = (
+            f"http://{options.otlp_service}:{OTLP_PORT}/v1/traces"
+        )
         # Whether a trace is kept the proxy decides that asks us.
-        f"{prefix}_TRACING__SAMPLE_RATIO": "0",
-    }
+        values[f"{prefix}_TRACING__SAMPLE_RATIO"] = "0"
     if name == EXT_AUTHZ:
         values |= _secrets(options, facts)
         if asks_reviews(options, facts):

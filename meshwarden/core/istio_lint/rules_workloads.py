@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from meshwarden.core.documents import Document
 from meshwarden.core.istio_lint.findings import Severity, Spot, rule
-from meshwarden.core.istio_lint.mesh import Mesh, namespace, selector_of
+from meshwarden.core.istio_lint.mesh import Mesh, Workload, namespace, selector_of
 from meshwarden.core.istio_lint.rules_policies import is_open
-from meshwarden.core.istio_lint.values import at, mapping, selects, text, walked
+from meshwarden.core.istio_lint.values import at, items, mapping, selects, text, walked
 
 AUTHORIZERS_WORD = "envoy.filters.http.ext_authz"
 """The namespace of dynamic metadata in which Envoy keeps what the authorizer tells."""
+JOINED = {"meshwarden.io/authorize", "meshwarden.io/limit", "meshwarden.io/identity"}
+"""Labels by which a workload of the mesh joins."""
 OPEN_MODES = ("PERMISSIVE", "DISABLE")
 OUR_MODES = ("ISTIO_MUTUAL", "")
 
@@ -119,13 +121,13 @@ def taken_out(mesh: Mesh) -> Iterator[Spot]:
     "sidecar` beside `meshwarden.io/limit: sidecar`), or count by something else",
 )
 def limits_without_authorizer(mesh: Mesh) -> Iterator[Spot]:
-    reading = [document for document in mesh.of("EnvoyFilter") if _reads_authorizers_word(document)]
     asked = list(mesh.custom())
     for workload in mesh.workloads:
-        if any(mesh.covers(policy, workload) for policy in asked):
+        has_proxy = workload.is_injected or workload.is_gateway or JOINED & workload.labels.keys()
+        if not has_proxy or any(mesh.covers(policy, workload) for policy in asked):
             continue
-        for document in reading:
-            if mesh.covers(document, workload):
+        for document in mesh.of("EnvoyFilter"):
+            if mesh.covers(document, workload) and _reads_authorizers_word(document, workload):
                 what = (
                     f"{workload.document.name} ({workload.namespace}) has limits by "
                     f"{document.name}, which read what the authorizer tells, and no CUSTOM policy"
@@ -134,10 +136,16 @@ def limits_without_authorizer(mesh: Mesh) -> Iterator[Spot]:
                 break
 
 
-def _reads_authorizers_word(document: Document) -> bool:
-    """Whether limits of an EnvoyFilter have descriptors made of the authorizer's metadata."""
+def _reads_authorizers_word(document: Document, workload: Workload) -> bool:
+    """Whether limits that an EnvoyFilter gives such a workload have descriptors made of the
+    authorizer's metadata, and nothing in its place.
+    """
+    other = "SIDECAR_" if workload.is_gateway else "GATEWAY"
     return any(
-        text(found, "metadata_key", "key") == AUTHORIZERS_WORD
-        for _, limits in walked(at(document.value, "spec", "configPatches"), ())
-        for _, found in walked(limits.get("rate_limits"), ())
+        text(found.get("metadata_key") or found.get("metadataKey"), "key") == AUTHORIZERS_WORD
+        and not (found.get("default_value") or found.get("defaultValue"))
+        for patch in items(document.value, "spec", "configPatches")
+        if not text(patch, "match", "context").startswith(other)
+        for _, limits in walked(at(patch, "patch", "value"), ())
+        for _, found in walked(limits.get("rate_limits") or limits.get("rateLimits"), ())
     )

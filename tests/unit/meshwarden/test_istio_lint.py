@@ -116,6 +116,34 @@ def test_limits_by_the_authorizers_word_need_an_authorizer_at_the_same_workload(
     assert told(JOINED.replace(", meshwarden.io/limit: sidecar", "")) == []
 
 
+@pytest.mark.parametrize(
+    ("spelling", "context", "more", "is_told"),
+    [
+        ("rate_limits metadata_key", "SIDECAR_INBOUND", "", True),
+        ("rateLimits metadataKey", "ANY", "", True),
+        ("rate_limits metadata_key", "GATEWAY", "", False),
+        ("rate_limits metadata_key", "ANY", ", default_value: none", False),
+    ],
+)
+def test_what_reads_the_authorizers_word_is_told_where_it_would_apply(
+    spelling: str, context: str, more: str, is_told: bool
+):
+    limits, key = spelling.split()
+    action = f"{{metadata: {{{key}: {{key: envoy.filters.http.ext_authz}}{more}}}}}"
+    text = f"""
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {{name: mine, namespace: shop}}
+spec:
+  configPatches:
+  - applyTo: VIRTUAL_HOST
+    match: {{context: {context}}}
+    patch: {{operation: MERGE, value: {{{limits}: [{{actions: [{action}]}}]}}}}
+---
+{JOINED}"""
+    assert ("050" in rules_of(found_in(text))) == is_told
+
+
 def test_everything_wrong_is_told_at_once_in_the_order_of_its_places():
     text = CLEAN
     broken = ("004", "009", "023", "031", "048", "070", "077")

@@ -229,6 +229,12 @@ def test_identity_headers_from_anybody_but_the_gateway_are_denied():
     assert "cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account" in principals
 
 
+def test_more_spellings_than_a_policy_takes_are_refused_with_the_header_to_shorten():
+    long = "x-" * 12 + "user"
+    with pytest.raises(Misconfigured, match=f"fewer dashes than '{long}'"):
+        rendered(facts=PolicyFacts(identity_headers=("x-user", long)))
+
+
 def test_namespaces_that_may_ask_us_are_named_to_istio_and_to_the_network():
     options = IstioOptions(guarded_namespaces=("shop",), caller_namespaces=("web",))
     documents = rendered(options)
@@ -348,6 +354,10 @@ def test_our_services_tell_their_part_of_a_trace_that_the_proxy_keeps():
             "OTLP_ENDPOINT": "http://traces.example:4318/v1/traces",
             "SAMPLE_RATIO": "0",
         }
+    without = IstioOptions(otlp_service="")
+    assert "TRACING" not in str(rendered(without))
+    assert of_kind("Telemetry", rendered(without)) == []
+    assert len(mesh_config(without, FACTS)["extensionProviders"]) == 1
 
 
 def test_ports_say_what_they_speak():

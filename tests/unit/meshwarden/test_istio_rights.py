@@ -12,7 +12,7 @@ import yaml
 from meshwarden.adapters.istio import IstioOptions, PolicyFacts
 from meshwarden.adapters.istio.manifests import documents_by_file
 from meshwarden.cli.mesh_facts import policy_facts
-from meshwarden.core.faults import InvalidInput, Misconfigured
+from meshwarden.core.faults import Misconfigured
 from meshwarden.core.ownership import HOST, parse_ownership
 from tests.support.tokens import ec_signer, jwks
 
@@ -37,8 +37,8 @@ spec: {{domain: shop, descriptors: [{{key: rule, rate_limit: {{unit: second}}}}]
 """
 
 
-def folder(path: Path, file: str) -> PolicyFacts:
-    (path / "shop.yaml").write_text(SHOP.format(file=file))
+def folder(path: Path, file: str, text: str = SHOP) -> PolicyFacts:
+    (path / "shop.yaml").write_text(text.format(file=file))
     (path / file).parent.mkdir(parents=True, exist_ok=True)
     (path / file).write_text(json.dumps(jwks(ec_signer())))
     return policy_facts(path)
@@ -108,6 +108,35 @@ def test_open_claims_are_asked_for_by_name_and_exclude_owners():
         IstioOptions.model_validate({"open_claims": True, "host_owners": "a.example.com=shop"})
 
 
+def test_the_platforms_own_policies_need_no_leave(tmp_path):
+    text = SHOP.replace("namespace: shop", "namespace: meshwarden-system")
+    facts = folder(tmp_path, "secret/idp/jwks.json", text.replace("Shop.example.com", '"*"'))
+    stated = owned(rendered(facts, host_owners="shop.example.com=shop"))
+    assert stated.hosts == {"shop": frozenset({"shop.example.com"})}
+
+
+def test_what_stands_where_nobody_watches_is_refused_all_at_once(tmp_path):
+    facts = folder(tmp_path, "secret/idp/jwks.json")
+    with pytest.raises(Misconfigured) as caught:
+        rendered(
+            facts,
+            watched_namespaces="bank",
+            host_owners="a.example.com=web",
+            readable_files="web/secret/idp",
+        )
+    assert {one.what.partition(":")[0] for one in caught.value.problems} == {
+        "the folder's resources",
+        "host_owners",
+        "readable_files",
+    }
+    assert rendered(facts, watched_namespaces="bank,shop")
+
+
+def test_a_host_that_is_given_twice_is_refused():
+    with pytest.raises(ValueError, match=r"'a\.example\.com' stands twice"):
+        IstioOptions.model_validate({"host_owners": "a.example.com=a,a.example.com=b"})
+
+
 @pytest.mark.parametrize(
     ("owners", "said"),
     [
@@ -116,7 +145,7 @@ def test_open_claims_are_asked_for_by_name_and_exclude_owners():
     ],
 )
 def test_owners_that_contradict_the_folder_or_name_no_host_are_refused(tmp_path, owners, said):
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(Misconfigured, match=said):
         rendered(folder(tmp_path, "secret/idp/jwks.json"), host_owners=owners)
 
 
