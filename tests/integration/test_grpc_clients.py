@@ -95,9 +95,12 @@ async def test_health_and_reflection_are_refused_to_other_clients_too(tmp_path: 
         listing = reflection_pb2.ServerReflectionRequest(list_services="")
 
         def calls(opened: aio.Channel) -> list[aio.StreamStreamCall]:
+            """Of the second nothing is sent yet: of a stream that was refused grpc.aio may tell
+            that it could not send, instead of why.
+            """
             health = health_pb2_grpc.HealthStub(opened)
             reflection = reflection_pb2_grpc.ServerReflectionStub(opened)
-            return [health.Watch(asked), reflection.ServerReflectionInfo(iter([listing]))]
+            return [health.Watch(asked), reflection.ServerReflectionInfo()]
 
         for refused in (health_pb2_grpc.HealthStub(main).Check(asked), *calls(streaming)):
             with pytest.raises(aio.AioRpcError) as caught:
@@ -105,6 +108,7 @@ async def test_health_and_reflection_are_refused_to_other_clients_too(tmp_path: 
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         watch, reflection = calls(allowed)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await reflection.write(listing)
         names = (await reflection.read()).list_services_response.service
         assert SERVICE in {service.name for service in names}
         watch.cancel()

@@ -148,7 +148,8 @@ class Served:
 
     def metric(self, name: str) -> float:
         for line in self.metrics.exposition().decode().splitlines():
-            if line.startswith((f"{name} ", f"{name}{{")):  # With its labels, or any.
+            # A name, with some of its labels or none; of another name it is no beginning.
+            if line.startswith(name) and not line[len(name)].isalnum() and line[len(name)] != "_":
                 return float(line.rpartition(" ")[2])
         return 0
 
