@@ -38,7 +38,6 @@ def policy_facts(folder: Path, domain: str = "") -> PolicyFacts:
         AccessPolicy.model_validate(one.value) for one in documents if one.kind == "AccessPolicy"
     ]
     limits = _asked(domains_as_written(bundle)[0], domain)
-    owners = list(_owners(documents))
     policy_set = compile_policies(bundle, Options(assumes_development_keys=True)).policies
     return PolicyFacts(
         hosts=tuple(dict.fromkeys(host for one in policies for host in one.spec.hosts)),
@@ -54,20 +53,21 @@ def policy_facts(folder: Path, domain: str = "") -> PolicyFacts:
         signs_tokens=any(one.spec.identityToken is not None for one in policies),
         asks_kubernetes=any(map(_asks_kubernetes, policies)),
         files=_cluster_files(documents),
-        host_owners=tuple(one[1:] for one in owners if one[0] == "AccessPolicy"),
-        domain_owners=tuple(one[1:] for one in owners if one[0] == "RateLimit"),
+        host_owners=tuple(
+            (parse_host_pattern(host), one.namespace)
+            for one in _in_namespaces(documents, "AccessPolicy")
+            for host in one.value["spec"]["hosts"]
+        ),
+        domain_owners=tuple(
+            (one.value["spec"]["domain"], one.namespace)
+            for one in _in_namespaces(documents, "RateLimit")
+        ),
         resources=tuple(_resource(one) for one in documents),
     )
 
 
-def _owners(documents: Iterable[Document]) -> Iterator[tuple[str, str, str]]:
-    """(kind, host or domain, namespace): what resources that stand in a namespace speak for."""
-    for one in documents:
-        if one.namespace and one.kind == "AccessPolicy":
-            for host in one.value["spec"]["hosts"]:
-                yield one.kind, parse_host_pattern(host), one.namespace
-        elif one.namespace and one.kind == "RateLimit":
-            yield one.kind, one.value["spec"]["domain"], one.namespace
+def _in_namespaces(documents: Iterable[Document], kind: str) -> Iterator[Document]:
+    return (one for one in documents if one.kind == kind and one.namespace)
 
 
 def _cluster_files(documents: Iterable[Document]) -> tuple[ClusterFile, ...]:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,6 +31,7 @@ from tests.support.quickstart import (
     running_quickstart,
 )
 from tests.support.redis_server import running_redis
+from tests.support.threaded_servers import serving_in_a_thread
 
 STOPPED_WITHIN_SECONDS = 10
 
@@ -144,12 +144,9 @@ def stranger() -> Iterator[str]:
         def log_message(self, *_arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving_in_a_thread(server):
         yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
 
 
 def test_the_demo_and_the_keys_are_readable_by_their_owner_alone(system: Quickstart):

@@ -192,9 +192,7 @@ def answer_behind(installed: Installed, place: str, number: int, status: int) ->
             workload_port=installed.workload.port,
             number=number,
         ) as sidecar,
-        httpx2.Client(
-            base_url=f"http://127.0.0.1:{sidecar.port}", headers={"host": HOST}, timeout=10
-        ) as client,
+        sidecar.asked(HOST) as client,
     ):
         wait_for_status(client, "/open", status)
         installed.mesh.require_no_rejects(sidecar.envoy, installed.sidecars[EXT_AUTHZ].envoy)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx2
@@ -26,6 +25,7 @@ from tests.support.istio_mesh import wait_for_status as answered
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.sidecars import running_sidecar
+from tests.support.threaded_servers import serving_in_a_thread
 
 pytestmark = pytest.mark.timeout(180)
 PLACE = "external"
@@ -70,14 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def served(own: Issued, folder: Path) -> Iterator[Api]:
     api = Api(own, folder)
-    thread = Thread(target=api.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving_in_a_thread(api):
         yield api
-    finally:
-        api.shutdown()
-        thread.join()
-        api.server_close()
 
 
 @contextmanager
@@ -101,11 +95,7 @@ def asked(
             asks=[(f"{PLACE}/{OPTIONS.host}", OPTIONS.port, "HTTP")],
             number=number,
         ) as sidecar,
-        httpx2.Client(
-            base_url=f"http://{sidecar.outbound}:{OPTIONS.port}",
-            headers={"host": OPTIONS.host},
-            timeout=10,
-        ) as client,
+        sidecar.asking(OPTIONS.host, OPTIONS.port) as client,
     ):
         yield client, sidecar.envoy
         mesh.require_no_rejects(sidecar.envoy)

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import yaml
 
-from tests.support.authz_service import Service, record, serving
+from tests.support.authz_service import Service
 from tests.support.istio_mesh import (
     IstioMesh,
     namespace,
@@ -17,20 +17,16 @@ from tests.support.istio_mesh import (
     wait_for_status,
 )
 from tests.support.istiod import SYSTEM
-from tests.support.limit_service import Served, served
+from tests.support.limit_service import Served
 from tests.support.ports import free_port
 from tests.support.processes import CHECKOUT
 from tests.support.replica_process import running_replica
 from tests.support.shop_mesh import (
-    AUTHZ_LABELS,
     HOST,
     KEY,
-    LIMITER_LABELS,
-    LIMITS,
     OURS,
     SHOP,
     mesh_config,
-    policies,
     service,
 )
 
@@ -40,30 +36,15 @@ GATEWAY_LABELS = {"gateway.networking.k8s.io/gateway-name": "meshwarden"}
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[IstioMesh]:
-    """With the Gateway API's CRDs, and without what the label form applies."""
+    """With the Gateway API's CRDs, and without what the label form applies; the folder's services
+    join this one.
+    """
     with running_istio(mesh_config(), gateway_api=True) as running:
         running.apply(namespace(OURS), namespace(SHOP, **{"meshwarden.io/routes": "allowed"}))
         for name in ("ext-authz", "ratelimit"):
             base = yaml.safe_load_all((CHECKOUT / f"istio/base/{name}.yaml").read_text())
             running.apply(*(one for one in base if one["kind"] == "Service"))
         yield running
-
-
-@pytest.fixture(scope="module")
-def authorizer(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("ext_authz"), *policies(), is_measured=False) as service:
-        service.keys(record(KEY))
-        mesh.workload("ext-authz-a", OURS, AUTHZ_LABELS, {"grpc": service.grpc_port})
-        yield service
-
-
-@pytest.fixture(scope="module")
-def limiter(mesh: IstioMesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("ratelimit")
-    (folder / "limits.yaml").write_text(LIMITS)
-    with served(folder, is_measured=False) as service:
-        mesh.workload("ratelimit-a", OURS, LIMITER_LABELS, {"grpc": service.grpc_port})
-        yield service
 
 
 def component(port: int) -> list[dict[str, Any]]:

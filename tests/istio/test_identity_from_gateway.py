@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import httpx2
 import pytest
 
 from tests.support.certificates import Authority
@@ -41,9 +40,7 @@ def test_identity_headers_are_taken_from_the_gateway_alone(
             asks=[(f"{SHOP}/{BASKET}", 8000, "HTTP")],
             number=number,
         ) as own,
-        httpx2.Client(
-            base_url=f"http://{own.outbound}:8000", headers={"host": BASKET}, timeout=10
-        ) as client,
+        own.asking(BASKET, 8000) as client,
     ):
         mesh.workload("basket-1", SHOP, {"app": "basket"}, {"http": basket.port}, account="basket")
         wait_for_status(client, "/", 200)

@@ -58,9 +58,7 @@ def test_a_workload_is_guarded_by_its_own_sidecar(
         running_sidecar(
             mesh, authority, "orders", SHOP, labels=labels, workload_port=good.port, number=21
         ) as sidecar,
-        httpx2.Client(
-            base_url=f"http://127.0.0.1:{sidecar.port}", headers={"host": HOST}, timeout=10
-        ) as client,
+        sidecar.asked(HOST) as client,
     ):
         wait_for_status(client, "/open", 200)
         assert client.get("/orders").status_code == 401
@@ -99,9 +97,7 @@ def test_a_sidecar_object_that_hides_the_authorizer_denies_everything(
             number=25,
             asks_us=False,
         ) as sidecar,
-        httpx2.Client(
-            base_url=f"http://127.0.0.1:{sidecar.port}", headers={"host": HOST}, timeout=10
-        ) as client,
+        sidecar.asked(HOST) as client,
     ):
         wait_for_status(client, "/open", 503)
         assert "envoy.filters.http.ext_authz" in http_filters(sidecar.envoy, sidecar.port)
@@ -118,9 +114,7 @@ def test_a_limit_by_the_authorizers_word_limits_nothing_where_nobody_asks_it(
         running_sidecar(
             mesh, authority, "cart", SHOP, labels=labels, workload_port=good.port, number=24
         ) as sidecar,
-        httpx2.Client(
-            base_url=f"http://127.0.0.1:{sidecar.port}", headers={"host": HOST}, timeout=10
-        ) as client,
+        sidecar.asked(HOST) as client,
     ):
         wait_for_status(client, "/open", 200)
         assert "envoy.filters.http.ratelimit" in http_filters(sidecar.envoy, sidecar.port)
@@ -154,9 +148,7 @@ def test_a_rule_asks_for_the_identity_that_the_callers_sidecar_proves(
             asks=[(f"./{STOCK}", 8000, "HTTP")],
             number=number,
         ) as own,
-        httpx2.Client(
-            base_url=f"http://{own.outbound}:8000", headers={"host": STOCK}, timeout=10
-        ) as client,
+        own.asking(STOCK, 8000) as client,
     ):
         wait_for_status(client, "/stock", status)
         answer = client.get("/stock", headers={"x-auth-principal": "spiffe://forged"})

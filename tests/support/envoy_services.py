@@ -8,17 +8,18 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Barrier, BrokenBarrierError, Event, Thread
+from threading import Barrier, BrokenBarrierError, Event
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from meshwarden.adapters.protobuf import message_class
+from tests.support.threaded_servers import serving_grpc, serving_in_a_thread
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 SHOULD_RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -56,18 +57,15 @@ def serving(
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ]
-    with ThreadPoolExecutor(4) as threads:
-        server = grpc.server(threads, options=options)
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(package, handlers)])
-        checks = health.HealthServicer()
-        checks.set("", health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        service.port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield service
-        finally:
-            server.stop(None).wait()
+    checks = health.HealthServicer()
+    checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    with serving_grpc(
+        package,
+        handlers,
+        options=options,
+        prepare=partial(health_pb2_grpc.add_HealthServicer_to_server, checks),
+    ) as service.port:
+        yield service
 
 
 def authorizer() -> Any:
@@ -225,11 +223,6 @@ class _Executing(BaseHTTPRequestHandler):
 @contextmanager
 def upstream() -> Iterator[Upstream]:
     """A running upstream, for the length of the block."""
-    with Upstream() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = Upstream()
+    with serving_in_a_thread(server):
+        yield server

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import socketserver
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
+
+from tests.support.threaded_servers import serving_in_a_thread
 
 POLL_SECONDS = 0.02
 
@@ -79,15 +80,8 @@ class _Udp(socketserver.UDPServer):
 def listening(protocol: Literal["tcp", "udp"], port: int = 0) -> Iterator[LineListener]:
     """A running listener, for the length of the block."""
     listener = LineListener(protocol, port)
-    with listener.server:
-        thread = threading.Thread(
-            target=listener.server.serve_forever, kwargs={"poll_interval": POLL_SECONDS}
-        )
-        thread.start()
-        try:
+    try:
+        with serving_in_a_thread(listener.server):
             yield listener
-        finally:
-            listener.server.shutdown()
-            thread.join()
-            listener.server.server_close()
-            listener.cut()
+    finally:
+        listener.cut()

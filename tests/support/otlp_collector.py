@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +12,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.support.threaded_servers import serving_grpc
 
 SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 
@@ -46,15 +47,6 @@ def collecting() -> Iterator[Collector]:
         answer: bytes = ExportTraceServiceResponse().SerializeToString()
         return answer
 
-    with ThreadPoolExecutor(4) as threads:
-        server = grpc.server(threads)
-        handler = grpc.unary_unary_rpc_method_handler(export)
-        server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(SERVICE, {"Export": handler})]
-        )
-        collector.port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield collector
-        finally:
-            server.stop(0).wait()
+    handlers = {"Export": grpc.unary_unary_rpc_method_handler(export)}
+    with serving_grpc(SERVICE, handlers) as collector.port:
+        yield collector

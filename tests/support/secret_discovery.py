@@ -7,7 +7,6 @@ Serves the secrets `default` (the workload's own certificate), `ROOTCA` (the mes
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
@@ -15,6 +14,7 @@ import grpc
 from meshwarden.adapters.envoy.services_tls import core, tls
 from meshwarden.adapters.protobuf import message_class
 from tests.support.certificates import Authority, Issued
+from tests.support.threaded_servers import serving_grpc
 
 SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
 TYPE_URL = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -60,15 +60,6 @@ def serving_secrets(own: Issued) -> Iterator[int]:
                 answer.resources.add(type_url=TYPE_URL, value=bytes(secrets[name]))
             yield answer.SerializeToString()
 
-    handler = grpc.stream_stream_rpc_method_handler(stream)
-    with ThreadPoolExecutor(16) as threads:
-        server = grpc.server(threads)
-        server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(SERVICE, {"StreamSecrets": handler})]
-        )
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield port
-        finally:
-            server.stop(0).wait()
+    handlers = {"StreamSecrets": grpc.stream_stream_rpc_method_handler(stream)}
+    with serving_grpc(SERVICE, handlers, threads=16) as port:
+        yield port

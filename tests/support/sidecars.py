@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
+
 from tests.support.certificates import Authority
 from tests.support.envoy import RunningEnvoy
 from tests.support.istio_mesh import IstioMesh
@@ -31,6 +33,18 @@ class SidecarOf:
     port: int
     inbound: str
     outbound: str
+
+    def asked(self, host: str) -> httpx2.Client:
+        """A client that asks the workload for `host`, without a sidecar of its own."""
+        return _client(self.inbound, self.port, host)
+
+    def asking(self, host: str, port: int) -> httpx2.Client:
+        """A client that asks the Service `host` as the workload does."""
+        return _client(self.outbound, port, host)
+
+
+def _client(address: str, port: int, host: str) -> httpx2.Client:
+    return httpx2.Client(base_url=f"http://{address}:{port}", headers={"host": host}, timeout=10)
 
 
 @contextmanager

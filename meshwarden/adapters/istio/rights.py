@@ -89,6 +89,8 @@ def asks_reviews(options: IstioOptions, facts: PolicyFacts) -> bool:
 
 def _require_watched(options: IstioOptions, facts: PolicyFacts) -> None:
     """What stands in a namespace that is not watched is never read: its hosts would be free."""
+    if not options.watched_namespaces:
+        return
     named = {
         "the folder's resources": [one["metadata"].get("namespace") for one in facts.resources],
         "host_owners": options.host_owners.values(),
@@ -96,13 +98,13 @@ def _require_watched(options: IstioOptions, facts: PolicyFacts) -> None:
         "readable_files": [text.partition("/")[0] for text in options.readable_files],
     }
     seen = {"", None, options.namespace, *options.watched_namespaces}
+    hint = "name it, too, in watched_namespaces"
     problems = [
-        Problem("", 0, f"{where}: the namespace '{one}' is not watched", "name it, too, in "
-                "watched_namespaces")
+        Problem("", 0, f"{where}: the namespace '{one}' is not watched", hint)
         for where, namespaces in named.items()
         for one in sorted({str(name) for name in namespaces if name not in seen})
-    ]  # fmt: skip
-    if options.watched_namespaces and problems:
+    ]
+    if problems:
         raise Misconfigured(problems)
 
 

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from meshwarden.core.documents import Document
 from meshwarden.core.istio_lint.findings import Severity, Spot, rule
 from meshwarden.core.istio_lint.mesh import Mesh, Workload, namespace, selector_of
-from meshwarden.core.istio_lint.rules_policies import is_open
+from meshwarden.core.istio_lint.rules_policies import JOINING, is_open
 from meshwarden.core.istio_lint.values import at, items, mapping, selects, text, walked
 
 AUTHORIZERS_WORD = "envoy.filters.http.ext_authz"
 """The namespace of dynamic metadata in which Envoy keeps what the authorizer tells."""
-JOINED = {"meshwarden.io/authorize", "meshwarden.io/limit", "meshwarden.io/identity"}
-"""Labels by which a workload of the mesh joins."""
 OPEN_MODES = ("PERMISSIVE", "DISABLE")
 OUR_MODES = ("ISTIO_MUTUAL", "")
 
@@ -123,7 +121,8 @@ def taken_out(mesh: Mesh) -> Iterator[Spot]:
 def limits_without_authorizer(mesh: Mesh) -> Iterator[Spot]:
     asked = list(mesh.custom())
     for workload in mesh.workloads:
-        has_proxy = workload.is_injected or workload.is_gateway or JOINED & workload.labels.keys()
+        has_joined = any(label.startswith(JOINING) for label in workload.labels)
+        has_proxy = workload.is_injected or workload.is_gateway or has_joined
         if not has_proxy or any(mesh.covers(policy, workload) for policy in asked):
             continue
         for document in mesh.of("EnvoyFilter"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from meshwarden.adapters.grpc_server import GrpcServer
 from meshwarden.adapters.settings import GrpcSettings, TracingSettings
 from meshwarden.adapters.telemetry import Metrics
 from meshwarden.adapters.tracing import Tracing
+from tests.support.threaded_servers import serving_in_a_thread
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -52,14 +52,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    with Collector() as collector:
-        thread = threading.Thread(target=collector.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield collector
-        finally:
-            collector.shutdown()
-            thread.join()
+    collector = Collector()
+    with serving_in_a_thread(collector):
+        yield collector
 
 
 def headers_in(message: bytes) -> Mapping[str, str]:
