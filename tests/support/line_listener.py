@@ -11,8 +11,6 @@ from typing import Literal
 
 from tests.support.threaded_servers import serving_in_a_thread
 
-POLL_SECONDS = 0.02
-
 
 class LineListener:
     """`lines` in the order they came; `datagrams` whole."""
