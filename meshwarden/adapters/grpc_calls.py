@@ -35,9 +35,6 @@ PING_SECONDS_AT_MOST = 5.0
 PINGS_TOO_SOON_AT_MOST = 3
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
-TOO_MANY_CALLS = "too many calls in flight"
-NO_MESSAGE = "the call has no message"
-NO_MESSAGE_IN_TIME = "no message came in time"
 
 
 class GrpcFailure(Exception):
@@ -123,7 +120,7 @@ class Calls:
             return answer if isinstance(answer, bytes) else await answer
 
 
-def status_of(method: Method, error: Exception) -> tuple[grpc.StatusCode, str]:
+def status_of(method: Method, error: BaseException) -> tuple[grpc.StatusCode, str]:
     """The status and the words that end a call whose handler raised `error`; what is no fault tells
     the caller nothing of itself, and is logged.
     """

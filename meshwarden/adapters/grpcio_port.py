@@ -13,13 +13,13 @@ import grpc
 from grpc import aio
 
 from meshwarden.adapters import grpc_calls, ports
+from meshwarden.adapters import grpc_refusals as refusals
 from meshwarden.adapters.client_names import OnlyClientsNamed
-from meshwarden.adapters.grpc_calls import Calls, GrpcFailure, Metadata, Method, status_of
+from meshwarden.adapters.grpc_calls import Calls, Metadata, Method, status_of
+from meshwarden.adapters.grpc_refusals import Refusal
 from meshwarden.adapters.settings import GrpcSettings
 from meshwarden.adapters.tls import Certificates
 from meshwarden.core.faults import Misconfigured
-
-_Code = grpc.StatusCode
 
 
 class Listener:
@@ -118,33 +118,39 @@ class GrpcioPort:
             if calls.are_too_many(method):
                 code = "OVERLOADED"
                 if method.overloaded is None:
-                    await _abort(context, _Code.RESOURCE_EXHAUSTED, grpc_calls.TOO_MANY_CALLS)
+                    await _abort(context, refusals.TOO_MANY_CALLS)
                 return method.overloaded()
-            async with asyncio.timeout(grpc_calls.MESSAGE_SECONDS_AT_MOST):
-                message: bytes = await context.read()
-            if message is aio.EOF:
-                raise GrpcFailure(3, grpc_calls.NO_MESSAGE)
+            message = await _message(context)
             metadata: Metadata = context.invocation_metadata() or ()
             answer = calls.answer(method, message, metadata)
             return answer if isinstance(answer, bytes) else await answer
-        except TimeoutError:
-            code = "DEADLINE_EXCEEDED"
-            await _abort(context, _Code.DEADLINE_EXCEEDED, grpc_calls.NO_MESSAGE_IN_TIME)
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
         except (aio.AbortError, GeneratorExit):
             raise
         except Exception as error:
-            status, words = status_of(method, error)
-            code = status.name
-            await _abort(context, status, words)
+            refusal = status_of(method, error)
+            code = refusal[0].name
+            await _abort(context, refusal)
         finally:
             calls.end(method.path, code, began)
 
 
-async def _abort(context: Any, code: grpc.StatusCode, words: str) -> NoReturn:
-    await context.abort(code, words)
+async def _message(context: Any) -> bytes:
+    """The call's one message. Raises `GrpcFailure`."""
+    try:
+        async with asyncio.timeout(grpc_calls.MESSAGE_SECONDS_AT_MOST):
+            message = await context.read()
+    except TimeoutError:
+        raise refusals.failure(refusals.NO_MESSAGE_IN_TIME) from None
+    if message is aio.EOF:
+        raise refusals.failure(refusals.NO_MESSAGE)
+    return bytes(message)
+
+
+async def _abort(context: Any, refusal: Refusal) -> NoReturn:
+    await context.abort(*refusal)
     raise AssertionError("abort returned")
 
 

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from urllib.parse import quote
 
-import grpc
-
-from meshwarden.adapters import grpc_calls
 from meshwarden.adapters import nghttp2_library as h2
 from meshwarden.adapters.grpc_calls import Calls, Method
-from meshwarden.adapters.grpc_framing import ACCEPTED_ENCODINGS, CallMetadata, Message, seconds_of
-
-_Code = grpc.StatusCode
-_PLAIN = " !\"#$&'()*+,/:;<=>?@[]^`{|}"
-"""What a status' words hold as they are, besides letters and digits; the rest as %XX."""
-
-Headers = list[tuple[bytes, bytes]]
-Refusal = tuple[grpc.StatusCode, str]
-"""A status and its words."""
-
-NO_GRPC = (_Code.UNKNOWN, "")
-"""Who asks does not speak gRPC: HTTP's 415."""
-WORDS_FOR_NO_GRPC = b"this port speaks gRPC alone\n"
-NO_SUCH_METHOD = (_Code.UNIMPLEMENTED, "there is no such method")
-TOO_MANY_CALLS = (_Code.RESOURCE_EXHAUSTED, grpc_calls.TOO_MANY_CALLS)
-TOO_MUCH_METADATA = (_Code.RESOURCE_EXHAUSTED, "more metadata than is allowed")
+from meshwarden.adapters.grpc_framing import CallMetadata, Message, seconds_of
+from meshwarden.adapters.grpc_refusals import NO_GRPC, NO_SUCH_METHOD, Refusal
+from meshwarden.adapters.nghttp2_session import Headers
 
 
 class Call:
     """`refusal`: what it ends with, whatever its message says. `is_taken`: it has what it needs
     to be answered; `is_counted`: it is in flight; `is_half_closed`: nothing more comes.
+    `counted_as` stands in the figures in place of its status.
     """
 
     __slots__ = (
-        "answer", "began", "encoding", "is_counted", "is_half_closed", "is_overload", "is_taken",
-        "message", "metadata", "method", "opened", "refusal", "seen", "sent", "stream_id",
-        "task", "timeout",
+        "answer", "began", "counted_as", "deadline", "encoding", "is_counted", "is_half_closed",
+        "is_taken", "message", "metadata", "method", "opened", "refusal", "seen", "sent",
+        "stream_id", "task", "timeout",
     )  # fmt: skip
 
     def __init__(self, stream_id: int, headers: Headers, opened: float) -> None:
@@ -48,12 +32,14 @@ class Call:
         self.method: Method | None = None
         self.message: Message | None = None
         self.encoding = b""
+        self.counted_as = ""
         self.timeout: float | None = None
         self.refusal: Refusal | None = None
-        self.is_counted = self.is_half_closed = self.is_overload = self.is_taken = False
+        self.is_counted = self.is_half_closed = self.is_taken = False
         self.answer: bytes | None = None
         self.seen = self.sent = 0
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Future[bytes] | None = None
+        self.deadline: asyncio.TimerHandle | None = None
 
     def read_headers(self, methods: Mapping[bytes, Method]) -> Refusal | None:
         """Find the method, the deadline and the encoding; what is wrong with them."""
@@ -69,11 +55,14 @@ class Call:
         return None if self.method is not None else NO_SUCH_METHOD
 
     def end(self, calls: Calls, code: str) -> bool:
-        """Count it as no longer in flight; whether it was."""
+        """Count it as no longer in flight, and wait for nothing; whether it was."""
+        self.task = None
+        if self.deadline is not None:
+            self.deadline.cancel()
         if not self.is_counted or self.method is None:
             return False
         self.is_counted = False
-        calls.end(self.method.path, code, self.began)
+        calls.end(self.method.path, self.counted_as or code, self.began)
         return True
 
     def time_left(self, now: float) -> float | None:
@@ -100,15 +89,3 @@ class Call:
     def is_sent(self) -> bool:
         """Whether nothing of the answer waits to be sent."""
         return self.answer is None or self.sent == len(self.answer)
-
-
-def headers_of(refusal: Refusal) -> Headers:
-    """What is sent in place of an answer."""
-    code, words = refusal
-    return [
-        (b":status", b"200"),
-        (b"content-type", b"application/grpc"),
-        (b"grpc-status", str(code.value[0]).encode()),
-        (b"grpc-message", quote(words, safe=_PLAIN).encode()),
-        (b"grpc-accept-encoding", ACCEPTED_ENCODINGS),
-    ]

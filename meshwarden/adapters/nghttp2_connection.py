@@ -21,27 +21,16 @@ too long.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from functools import partial
 from typing import cast
 
-import grpc
-
 from meshwarden.adapters import grpc_calls, nghttp2_lifetime
+from meshwarden.adapters import grpc_refusals as refusals
 from meshwarden.adapters import nghttp2_library as h2
-from meshwarden.adapters.client_names import REFUSAL
 from meshwarden.adapters.grpc_calls import GrpcFailure, Method, status_of
 from meshwarden.adapters.grpc_framing import Message, framed
-from meshwarden.adapters.nghttp2_call import (
-    NO_GRPC,
-    NO_SUCH_METHOD,
-    TOO_MANY_CALLS,
-    TOO_MUCH_METADATA,
-    WORDS_FOR_NO_GRPC,
-    Call,
-    Headers,
-    Refusal,
-    headers_of,
-)
+from meshwarden.adapters.grpc_refusals import Refusal
+from meshwarden.adapters.nghttp2_call import Call
 from meshwarden.adapters.nghttp2_lifetime import Lifetime
 from meshwarden.adapters.nghttp2_patience import WINDOW_UPDATE_COST, Patience
 from meshwarden.adapters.nghttp2_session import Session
@@ -49,17 +38,14 @@ from meshwarden.adapters.nghttp2_shared import Client, Shared
 
 WINDOW_BESIDES_A_MESSAGE = 1 << 20
 
-_PAID_LATER = frozenset({h2.DATA, h2.CONTINUATION})
-_OVERLOADED = "OVERLOADED"
-_Code = grpc.StatusCode
-
 
 class Connection(asyncio.Protocol):
     def __init__(self, shared: Shared, *, lives_seconds: float) -> None:
         self._shared = shared
         self._calls: dict[int, Call] = {}
         self._ready: list[Call] = []
-        self._headers: Headers = []
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.room = 0
         now, settings = shared.clock(), shared.settings
         self._life = Lifetime(now, settings, lives_seconds=lives_seconds)
         self._patience = Patience(
@@ -69,7 +55,7 @@ class Connection(asyncio.Protocol):
         )
         self._is_flush_due = False
         self._session: Session | None = None
-        self._client = Client.MAY_CALL
+        self._refusal: Refusal | None = None
 
     # What asyncio calls.
 
@@ -77,10 +63,11 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         session = self._session = Session(self._shared.http2, self)
         self._shared.remember(self)
-        self._client = self._shared.judge(transport)
-        if self._client is Client.SPEAKS_NO_HTTP2:
+        client = self._shared.judge(transport)
+        if client is Client.SPEAKS_NO_HTTP2:
             self.abort("no_http2")
             return
+        self._refusal = refusals.NOT_NAMED if client is Client.IS_NOT_NAMED else None
         settings = self._shared.settings
         session.greet(
             streams_at_most=settings.streams_at_most,
@@ -125,15 +112,12 @@ class Connection(asyncio.Protocol):
     # What the library calls.
 
     def on_begin_frame(self, kind: int, flags: int) -> int:
-        if kind in _PAID_LATER:
-            return 0
-        patience = self._patience
         if kind == h2.HEADERS:
-            self._headers = []
-            patience.begin_headers()
+            self.headers = []
+            self.room = self._shared.settings.metadata_bytes_at_most
             return 0
         if kind == h2.PING and not flags & h2.FLAG_ACK:
-            return _or_end(patience.is_over_pings(self._life.heard))
+            return _or_end(self._patience.is_over_pings(self._life.heard))
         if kind == h2.PING:
             self._life.asked = None
             if self._life.draining is not None and self._session is not None:
@@ -141,13 +125,10 @@ class Connection(asyncio.Protocol):
         elif kind == h2.SETTINGS:
             self._life.is_greeted = True
         cost = WINDOW_UPDATE_COST if kind == h2.WINDOW_UPDATE else 1.0
-        return _or_end(patience.is_over(self._life.heard, cost))
+        return _or_end(self._patience.is_over(self._life.heard, cost))
 
-    def on_header(self, name: bytes, value: bytes) -> int:
-        is_over = self._patience.is_over_headers(len(name) + len(value))
-        if not self._patience.are_headers_too_large:
-            self._headers.append((name, value))
-        return _or_end(is_over)
+    def on_header_beyond(self) -> int:
+        return _or_end(self._patience.is_over_headers(-self.room))
 
     def on_frame(self, kind: int, flags: int, stream_id: int) -> int:
         if kind > h2.HEADERS:
@@ -162,7 +143,7 @@ class Connection(asyncio.Protocol):
             return 0 if is_work else _or_end(self._patience.is_over(self._life.heard))
         call.is_half_closed = True
         if not call.is_taken:
-            self._hand_on(call, (_Code.INVALID_ARGUMENT, grpc_calls.NO_MESSAGE))
+            self._hand_on(call, refusals.NO_MESSAGE)
         return 0
 
     def on_body(self, stream_id: int, data: bytes) -> int:
@@ -171,12 +152,10 @@ class Connection(asyncio.Protocol):
             self._give_back(len(data))
             return 0
         try:
-            is_whole = call.message.add(data)
+            if call.message.add(data):
+                self._hand_on(call)
         except GrpcFailure as failure:
             self._hand_on(call, (failure.code, str(failure)))
-        else:
-            if is_whole:
-                self._hand_on(call)
         return 0
 
     def on_stream_close(self, stream_id: int, error: int) -> int:
@@ -193,22 +172,20 @@ class Connection(asyncio.Protocol):
     def _open(self, stream_id: int) -> Call:
         """The call whose headers were read: in flight, or refused."""
         shared = self._shared
-        call = Call(stream_id, self._headers, self._life.heard)
+        call = Call(stream_id, self.headers, self._life.heard)
         self._calls[stream_id] = call
-        if self._patience.are_headers_too_large:
-            refusal: Refusal | None = TOO_MUCH_METADATA
-        elif self._client is Client.IS_NOT_NAMED:
-            refusal = (_Code.UNAUTHENTICATED, REFUSAL)
-        else:
-            refusal = call.read_headers(shared.methods)
+        is_heavy = self.room < 0
+        refusal = self._refusal or (
+            refusals.TOO_MUCH_METADATA if is_heavy else call.read_headers(shared.methods)
+        )
         if refusal is not None or call.method is None:
             self._hand_on(call, refusal)
             return call
         call.began = shared.calls.begin()
         call.is_counted = True
         if shared.calls.are_too_many(call.method):
-            call.is_overload = True
-            self._hand_on(call)
+            call.counted_as = "OVERLOADED"
+            self._hand_on(call, None if call.method.overloaded else refusals.TOO_MANY_CALLS)
         else:
             call.message = Message(shared.settings.message_bytes_at_most)
         return call
@@ -221,19 +198,17 @@ class Connection(asyncio.Protocol):
 
     def _take(self, call: Call) -> None:
         """Answer the call, or let its handler work on."""
-        method = call.method
+        method, received = call.method, call.message
         if call.refusal is not None or method is None:
-            self._fail(call, call.refusal or NO_SUCH_METHOD)
-            return
-        if call.is_overload and method.overloaded is not None:
-            self._reply(call, method.overloaded(), _OVERLOADED)
-            return
-        if call.is_overload:
-            self._fail(call, TOO_MANY_CALLS, _OVERLOADED)
-            return
-        received, call.message = call.message, None
-        assert received is not None  # noqa: S101 - `_open` gave it one.
-        self._give_back(received.size)
+            self._fail(call, call.refusal or refusals.NO_SUCH_METHOD)
+        elif received is not None:
+            call.message = None
+            self._give_back(received.size)
+            self._handle(call, method, received)
+        elif method.overloaded is not None:
+            self._reply(call, method.overloaded())
+
+    def _handle(self, call: Call, method: Method, received: Message) -> None:
         try:
             message = received.taken(call.encoding)
             answer = self._shared.calls.answer(method, message, call.metadata)
@@ -242,40 +217,54 @@ class Connection(asyncio.Protocol):
             return
         if isinstance(answer, bytes):
             self._reply(call, answer)
-        else:
-            call.task = asyncio.create_task(self._finish(call, method, answer))
+            return
+        call.task = asyncio.ensure_future(answer)
+        call.task.add_done_callback(partial(self._finish, call, method))
+        left = call.time_left(self._shared.clock())
+        if left is not None:
+            call.deadline = call.task.get_loop().call_later(left, self._end_late, call)
 
-    async def _finish(self, call: Call, method: Method, answer: Awaitable[bytes]) -> None:
-        try:
-            async with asyncio.timeout(call.time_left(self._shared.clock())) as limit:
-                message = await answer
-        except TimeoutError as error:
-            late = (_Code.DEADLINE_EXCEEDED, "the caller's time is over")
-            self._fail(call, late if limit.expired() else status_of(method, error))
-        except Exception as error:
+    def _finish(self, call: Call, method: Method, task: asyncio.Future[bytes]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if call.task is not task:
+            return
+        if task.cancelled():
+            self._fail(call, refusals.GIVEN_UP)
+        elif error is not None:
             self._fail(call, status_of(method, error))
         else:
-            self._reply(call, message)
-        if not self._is_flush_due and self._session is not None:
+            self._reply(call, task.result())
+        self._flush_soon()
+
+    def _end_late(self, call: Call) -> None:
+        task = call.task
+        self._fail(call, refusals.OUT_OF_TIME)
+        self._flush_soon()
+        if task is not None:
+            task.cancel()
+
+    def _flush_soon(self) -> None:
+        """Once for all that is answered in this turn of the loop."""
+        if not self._is_flush_due:
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self._flush)
 
-    def _reply(self, call: Call, message: bytes, code: str = "OK") -> None:
-        session = self._settle(call, code)
+    def _reply(self, call: Call, message: bytes) -> None:
+        session = self._settle(call, "OK")
         if session is not None:
             call.answer = framed(message)
             session.respond(call.stream_id)
 
-    def _fail(self, call: Call, refusal: Refusal, counted_as: str = "") -> None:
+    def _fail(self, call: Call, refusal: Refusal) -> None:
         """End the call with a status alone."""
-        session = self._settle(call, counted_as or refusal[0].name)
+        session = self._settle(call, refusal[0].name)
         if session is None:
             return
-        if refusal is NO_GRPC:
-            call.answer = WORDS_FOR_NO_GRPC
+        if refusal is refusals.NO_GRPC:
+            call.answer = refusals.WORDS_FOR_NO_GRPC
             session.respond(call.stream_id, is_grpc=False)
         else:
-            session.refuse(call.stream_id, headers_of(refusal))
+            session.refuse(call.stream_id, refusals.headers_of(refusal))
 
     def _settle(self, call: Call, code: str) -> Session | None:
         """Count the call as answered; where to, or None: nobody waits for it any more."""
@@ -283,16 +272,16 @@ class Connection(asyncio.Protocol):
             return None
         if call.end(self._shared.calls, code):
             self._patience.answered()
-        call.task = None
         return self._session
 
     def _leave(self, call: Call) -> None:
         """The stream is closed, whether the call was answered or not."""
         if call.message is not None:
             self._give_back(call.message.size)
-        if call.task is not None:
-            call.task.cancel()
+        task = call.task
         call.end(self._shared.calls, "CANCELLED")
+        if task is not None:
+            task.cancel()
 
     def _give_back(self, size: int) -> None:
         if self._session is not None:
@@ -384,7 +373,7 @@ class Connection(asyncio.Protocol):
         if not call.is_taken:
             if age > grpc_calls.MESSAGE_SECONDS_AT_MOST:
                 call.is_taken = True
-                self._fail(call, (_Code.DEADLINE_EXCEEDED, grpc_calls.NO_MESSAGE_IN_TIME))
+                self._fail(call, refusals.NO_MESSAGE_IN_TIME)
         elif call.is_counted:
             return
         elif not call.is_sent:

@@ -26,8 +26,6 @@ WINDOW_UPDATE_COST = 0.1
 """Honest clients send some with each call, a thousand calls at once included."""
 HEADERS_TIMES_AT_MOST = 8
 """More headers than the bound end a call, this many times as many the connection."""
-HEADER_OVERHEAD = 32
-"""What a header weighs besides its text (RFC 9113, 6.5.2)."""
 
 
 class Patience:
@@ -40,7 +38,6 @@ class Patience:
         self._left = AT_ONCE
         self._paid = now
         self._header_bytes = header_bytes
-        self._weight = 0
         self._ping_seconds = ping_seconds
         self._pinged = float("-inf")
         self._pings_too_soon = 0
@@ -63,19 +60,10 @@ class Patience:
             self._pings_too_soon += 1
         return self._complain("too_many_pings", self._pings_too_soon > PINGS_TOO_SOON_AT_MOST)
 
-    def begin_headers(self) -> None:
-        """Another block of headers begins."""
-        self._weight = 0
-
-    def is_over_headers(self, length: int) -> bool:
-        """After a header of so many bytes."""
-        self._weight += length + HEADER_OVERHEAD
-        return self._complain("headers", self._weight > HEADERS_TIMES_AT_MOST * self._header_bytes)
-
-    @property
-    def are_headers_too_large(self) -> bool:
-        """Whether the block's call is to be refused."""
-        return self._weight > self._header_bytes
+    def is_over_headers(self, excess: int) -> bool:
+        """After a header that made its block weigh so much more than a call's may."""
+        at_most = (HEADERS_TIMES_AT_MOST - 1) * self._header_bytes
+        return self._complain("headers", excess > at_most)
 
     def is_over_waiting(self, seconds: float, at_most: float) -> bool:
         """After looking at an answer that waits to be taken."""

@@ -58,7 +58,7 @@ class Nghttp2Port:
         self._shared_ports = shared_ports
         self._connections: set[Connection] = set()
         self._running: set[asyncio.Task[None]] = set()
-        self._opening: set[socket.socket] = set()
+        self._opening: dict[Connection, socket.socket] = {}
         self._places = _places(settings.connections_at_most)
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -116,7 +116,7 @@ class Nghttp2Port:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        for accepted in self._opening:
+        for accepted in self._opening.values():
             accepted.close()
         for connection in list(self._connections):
             connection.drain()
@@ -150,14 +150,15 @@ class Nghttp2Port:
             self._shared.cut.add("too_many_connections")
             accepted.close()
             return
-        self._opening.add(accepted)
-        self._run(self._open(accepted))
+        connection = self._connection()
+        self._opening[connection] = accepted
+        self._run(self._open(connection, accepted))
 
     def _listen(self) -> None:
         assert self._socket is not None  # noqa: S101 - a closed one cancels this.
         self._loop.add_reader(self._socket, self._accept)
 
-    async def _open(self, accepted: socket.socket) -> None:
+    async def _open(self, connection: Connection, accepted: socket.socket) -> None:
         try:
             accepted.setblocking(False)
             context = None if self._certificates is None else self._certificates.grpc_context()
@@ -165,13 +166,13 @@ class Nghttp2Port:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             waits = None if context is None else HANDSHAKE_SECONDS_AT_MOST
             await self._loop.connect_accepted_socket(
-                self._connection, accepted, ssl=context, ssl_handshake_timeout=waits
+                lambda: connection, accepted, ssl=context, ssl_handshake_timeout=waits
             )
         except (OSError, ssl.SSLError) as error:
             logger().debug("handshake_failed", error=type(error).__name__)
             accepted.close()
         finally:
-            self._opening.discard(accepted)
+            self._opening.pop(connection, None)
 
     def _connection(self) -> Connection:
         age = self._settings.connection_age_seconds
@@ -179,6 +180,7 @@ class Nghttp2Port:
         return Connection(self._shared, lives_seconds=lives)
 
     def _remember(self, connection: Connection) -> None:
+        self._opening.pop(connection, None)
         self._connections.add(connection)
         self._is_empty.clear()
 

@@ -21,14 +21,25 @@ UNREAD_ANSWERS_AT_MOST = 1000
 SETTINGS_AT_MOST = 32
 
 
+HEADER_OVERHEAD = 32
+"""What a header weighs besides its text (RFC 9113, 6.5.2)."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
 class Peer(Protocol):
     """Who is told what a session reads; each method returns 0, or an error of the library."""
 
-    def on_begin_frame(self, kind: int, flags: int) -> int:
-        """A frame's head was read."""
+    headers: Headers
+    """Where the headers go that are read."""
+    room: int
+    """What the headers of the block that is being read may still weigh."""
 
-    def on_header(self, name: bytes, value: bytes) -> int:
-        """A header of the block that is being read."""
+    def on_begin_frame(self, kind: int, flags: int) -> int:
+        """The head was read of a frame that belongs to no other: DATA and CONTINUATION do."""
+
+    def on_header_beyond(self) -> int:
+        """A header came for which `room` is too small; it is not kept."""
 
     def on_frame(self, kind: int, flags: int, stream_id: int) -> int:
         """A valid frame was read; of DATA after its `on_body`."""
@@ -108,20 +119,25 @@ class Http2:
         ffi, bytes_at = self.ffi, self.ffi.buffer
         peer_of: Callable[[Any], Peer] = ffi.from_handle
         submit_trailer, trailers = self.lib.nghttp2_submit_trailer, self.trailers
+        parts = frozenset({h2.DATA, h2.CONTINUATION})
 
         def on_begin_frame(_session: Any, frame: Any, peer: Any) -> int:
-            return peer_of(peer).on_begin_frame(frame.type, frame.flags)
+            kind = frame.type
+            return 0 if kind in parts else peer_of(peer).on_begin_frame(kind, frame.flags)
 
         def on_frame(_session: Any, frame: Any, peer: Any) -> int:
             return peer_of(peer).on_frame(frame.type, frame.flags, frame.stream_id)
 
         def on_header(
             _session: Any, _frame: Any, name: Any, name_length: int, value: Any,
-            value_length: int, _flags: int, peer: Any,
+            value_length: int, _flags: int, handle: Any,
         ) -> int:  # fmt: skip
-            return peer_of(peer).on_header(
-                bytes_at(name, name_length)[:], bytes_at(value, value_length)[:]
-            )
+            peer = peer_of(handle)
+            peer.room -= name_length + value_length + HEADER_OVERHEAD
+            if peer.room < 0:
+                return peer.on_header_beyond()
+            peer.headers.append((bytes_at(name, name_length)[:], bytes_at(value, value_length)[:]))
+            return 0
 
         def on_body(
             _session: Any, _flags: int, stream_id: int, data: Any, length: int, peer: Any

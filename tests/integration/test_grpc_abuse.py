@@ -8,13 +8,23 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hpack import Encoder
 
-from meshwarden.adapters import nghttp2_lifetime, nghttp2_port
+from meshwarden.adapters import (
+    nghttp2_connection,
+    nghttp2_lifetime,
+    nghttp2_port,
+    nghttp2_session,
+)
+from meshwarden.adapters.nghttp2_connection import Connection
+from meshwarden.adapters.nghttp2_lifetime import Lifetime
 from meshwarden.adapters.nghttp2_patience import Patience
+from meshwarden.adapters.nghttp2_port import Nghttp2Port
 from tests.support import grpc_service
 from tests.support.grpc_service import LIBRARIES, SERVICE, Served, serving
 from tests.support.http2_frames import (
@@ -37,6 +47,7 @@ END_HEADERS = 4
 ENHANCE_YOUR_CALM = 11
 FRAMES, AT_ONCE = 3000, 500
 GROWTH_BYTES_AT_MOST = 48 << 20
+LOOK_SECONDS, WAIT_SECONDS = 0.05, 0.2
 
 
 def request_headers(*more: tuple[str, str], path: str = f"/{SERVICE}/Later") -> bytes:
@@ -47,6 +58,7 @@ def request_headers(*more: tuple[str, str], path: str = f"/{SERVICE}/Later") -> 
 
 
 HEAD = request_headers()
+ECHO = request_headers(path=f"/{SERVICE}/Echo")
 MESSAGE = b"\0\0\0\0\1x"
 
 
@@ -58,40 +70,70 @@ def opened(stream: int, *, flags: int = END_HEADERS, head: bytes = HEAD) -> byte
     return frame(HEADERS, head, flags=flags, stream=stream)
 
 
+def data_of(stream: int, message: bytes) -> list[bytes]:
+    """Frames of the usual size, of which none is the last."""
+    starts = range(0, len(message), 16384)
+    return [frame(DATA, message[at : at + 16384], stream=stream) for at in starts]
+
+
+def whole(stream: int, message: bytes) -> bytes:
+    return b"".join(data_of(stream, message)) + frame(DATA, flags=END_STREAM, stream=stream)
+
+
 TABLE = b"\x40\x01a\x7f\xa1\x1e" + b"v" * 4000
 NAMED = b"\xbe" * 4000
 """A large header that is put into the table, and how a block names it four thousand times."""
 PLAIN = b"\0\1x\1y"
 
-ATTACKS: dict[str, tuple[list[bytes], str]] = {
+LARGE = 1 << 20
+NEVER_WHOLE = b"\0" + LARGE.to_bytes(4) + bytes(LARGE - 16)
+"""A message of which the end is missing."""
+
+
+def never(*_: Any) -> bool:
+    return False
+
+
+PATIENCE = (Patience, "is_over", never)
+Guard = tuple[object, str, Any]
+"""What stops an attack, and what stands in its place where it is taken away."""
+
+ATTACKS: dict[str, tuple[list[bytes], Guard]] = {
     "rapid reset": (
         streams(lambda n: opened(n) + frame(RST_STREAM, b"\0\0\0\x08", stream=n)),
-        "is_over",
+        PATIENCE,
     ),
     "made you reset": (
         streams(lambda n: opened(n) + frame(WINDOW_UPDATE, b"\x7f\xff\xff\xff", stream=n)),
-        "is_over",
+        PATIENCE,
     ),
-    "settings": ([frame(SETTINGS)] * FRAMES, "is_over"),
-    "priority": ([frame(PRIORITY, b"\0\0\0\0\x10", stream=1)] * FRAMES, "is_over"),
-    "window update": ([frame(WINDOW_UPDATE, b"\0\0\0\1")] * 6 * FRAMES, "is_over"),
-    "empty data": ([opened(1), *[frame(DATA, stream=1)] * FRAMES], "is_over"),
-    "ping": ([frame(PING, b"12345678")] * 50, "is_over_pings"),
+    "settings": ([frame(SETTINGS)] * FRAMES, PATIENCE),
+    "priority": ([frame(PRIORITY, b"\0\0\0\0\x10", stream=1)] * FRAMES, PATIENCE),
+    "window update": ([frame(WINDOW_UPDATE, b"\0\0\0\1")] * 6 * FRAMES, PATIENCE),
+    "empty data": ([opened(1), *[frame(DATA, stream=1)] * FRAMES], PATIENCE),
+    "ping": ([frame(PING, b"12345678")] * 50, (Patience, "is_over_pings", never)),
     "continuation": (
         [
             opened(1, flags=0)
             + frame(CONTINUATION, PLAIN, stream=1) * 60
             + frame(CONTINUATION, PLAIN, stream=1, flags=END_HEADERS)
         ],
-        "",
+        (nghttp2_session, "CONTINUATIONS_AT_MOST", 1000),
     ),
-    "hpack bomb": ([opened(1, head=HEAD + TABLE), opened(3, head=HEAD + NAMED)], "is_over_headers"),
+    "hpack bomb": (
+        [opened(1, head=HEAD + TABLE), opened(3, head=HEAD + NAMED)],
+        (Patience, "is_over_headers", never),
+    ),
+    "messages that never end": (
+        [piece for n in range(1, 49, 2) for piece in (opened(n), *data_of(n, NEVER_WHOLE))],
+        (nghttp2_connection, "WINDOW_BESIDES_A_MESSAGE", 1 << 30),
+    ),
 }
-"""What is sent, and the method of `Patience` that stops it, where the library does not."""
-STOPPED_BY_THE_LIBRARY = {"continuation", "made you reset"}
-"""What each library that may be used stops by itself, and what the newer do: Debian teaches the
-older one such things without another version.
-"""
+"""What is sent, and what stops it."""
+ALSO_STOPPED_BY_THE_LIBRARY = {"made you reset"}
+"""By the newer ones at least: Debian teaches the older one such things without another version."""
+WITHOUT_A_WORD = {"continuation", "made you reset", "messages that never end"}
+"""The library ends these in words of its own."""
 
 
 @pytest.fixture(params=list(LIBRARIES))
@@ -145,10 +187,13 @@ class Attacker:
 
 
 @asynccontextmanager
-async def attacking(served: Served, *, settings: bytes = b"") -> AsyncIterator[Attacker]:
+async def attacking(served: Served, *, settings: bytes | None = b"") -> AsyncIterator[Attacker]:
+    """A connection that greets with the settings, or only begins to."""
     reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
     attacker = Attacker(reader, writer)
-    attacker.send(PREFACE + frame(SETTINGS, settings) + frame(SETTINGS, flags=ACK))
+    attacker.send(PREFACE[:10])
+    if settings is not None:
+        attacker.send(PREFACE[10:] + frame(SETTINGS, settings) + frame(SETTINGS, flags=ACK))
     try:
         yield attacker
     finally:
@@ -177,7 +222,7 @@ async def test_an_attack_ends_its_connection_and_nobody_elses(name: str):
         async with attacking(served) as attacker:
             assert not await survives(attacker, ATTACKS[name][0])
             await asyncio.wait_for(attacker.read_to_the_end(), 20)
-            if name not in STOPPED_BY_THE_LIBRARY:
+            if name not in WITHOUT_A_WORD:
                 assert attacker.goaway in {ENHANCE_YOUR_CALM, None}, "what is cut may get lost"
         assert resident_bytes() - before < GROWTH_BYTES_AT_MOST
         assert await other.call("Echo", b"x") == b"echo x"
@@ -185,22 +230,22 @@ async def test_an_attack_ends_its_connection_and_nobody_elses(name: str):
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("name", [name for name, (_, guard) in ATTACKS.items() if guard])
+@pytest.mark.parametrize("name", ATTACKS)
 async def test_without_its_guard_the_attack_goes_on(name: str, monkeypatch: pytest.MonkeyPatch):
     attack, guard = ATTACKS[name]
-    monkeypatch.setattr(Patience, guard, lambda *_: False)
+    monkeypatch.setattr(*guard)
     async with serving(ping_interval_at_least_seconds=1e-9) as served:
         async with attacking(served) as attacker:
             is_alive = await survives(attacker, attack)
-        assert is_alive or name in STOPPED_BY_THE_LIBRARY
+        assert is_alive or name in ALSO_STOPPED_BY_THE_LIBRARY
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds takes a tenth of one."""
-    monkeypatch.setattr(nghttp2_port, "LOOK_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(nghttp2_port, "LOOK_INTERVAL_SECONDS", LOOK_SECONDS)
     for name in ("PREFACE_SECONDS_AT_MOST", "PING_SECONDS_AT_MOST", "SEND_SECONDS_AT_MOST"):
-        monkeypatch.setattr(nghttp2_lifetime, name, 0.2)
+        monkeypatch.setattr(nghttp2_lifetime, name, WAIT_SECONDS)
 
 
 @pytest.mark.usefixtures("library")
@@ -222,61 +267,116 @@ async def test_connections_beyond_the_bound_are_closed_and_the_others_served():
             assert await later.call("Echo", b"x") == b"echo x"
 
 
-@pytest.mark.usefixtures("library", "impatient")
-async def test_who_never_greets_is_let_go():
+@pytest.mark.usefixtures("library")
+async def test_without_that_bound_each_connection_is_held():
     async with serving() as served:
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
-        writer.write(PREFACE[:10])
-        assert await asyncio.wait_for(until_closed(reader), 10)
-        writer.close()
-
-
-@pytest.mark.usefixtures("library", "impatient")
-async def test_who_is_silent_is_asked_and_let_go_without_an_answer():
-    async with serving(keepalive_interval_seconds=0.1) as served, served.client() as lively:
-        assert await lively.call("Echo", b"x") == b"echo x"
-        async with attacking(served) as attacker:
-            await asyncio.wait_for(attacker.read_to_the_end(), 10)
-        assert await lively.call("Echo", b"x") == b"echo x"
+        held = [await asyncio.open_connection("127.0.0.1", served.server.port) for _ in range(50)]
+        await served.counts("grpc_connections", 50)
+        for _, writer in held:
+            writer.close()
+        await served.counts("grpc_connections", 0)
 
 
 NO_WINDOW = struct.pack(">HI", 4, 0)
-"""SETTINGS_INITIAL_WINDOW_SIZE: nothing may be sent on a stream."""
+WIDE = struct.pack(">HI", 4, 2**31 - 1)
+"""SETTINGS_INITIAL_WINDOW_SIZE: nothing may be sent on a stream, or all."""
+
+
+async def send_nothing(_attacker: Attacker) -> None:
+    """To be silent is the attack."""
+
+
+async def ask_much(attacker: Attacker) -> None:
+    for stream in range(1, 401, 2):
+        attacker.send(opened(stream, head=ECHO) + whole(stream, MESSAGE))
+
+
+async def ask_and_never_read(attacker: Attacker) -> None:
+    """Answers that fill the kernel's buffers, and more behind them."""
+    attacker.send(frame(WINDOW_UPDATE, struct.pack(">I", 2**31 - 1 - 65535)))
+    large = b"\0" + LARGE.to_bytes(4) + bytes(LARGE)
+    for stream in range(1, 129, 2):
+        attacker.send(opened(stream, head=ECHO) + whole(stream, large))
+        await attacker.drain()
+
+
+@dataclass(frozen=True)
+class Wait:
+    """An attack that lasts: after a greeting with `greeting`, or none."""
+
+    attack: Callable[[Attacker], Any]
+    guard: Guard
+    reason: str
+    greeting: bytes | None = b""
+    settings: dict[str, float] = field(default_factory=dict)
+
+
+OVERDUE = (Lifetime, "is_overdue", never)
+WAITS = {
+    "no greeting": Wait(send_nothing, OVERDUE, "overdue", greeting=None),
+    "no answer to a ping": Wait(
+        send_nothing, OVERDUE, "overdue", settings={"keepalive_interval_seconds": 0.1}
+    ),
+    "a window that stays shut": Wait(
+        ask_much, (Patience, "is_over_waiting", never), "answers_are_not_taken", NO_WINDOW
+    ),
+    "answers that are not read": Wait(ask_and_never_read, OVERDUE, "overdue", WIDE),
+}
+
+
+@asynccontextmanager
+async def waiting(wait: Wait) -> AsyncIterator[tuple[Served, Attacker]]:
+    """The attack goes on for as long as the server lets it."""
+    async with (
+        serving(**wait.settings) as served,
+        attacking(served, settings=wait.greeting) as attacker,
+    ):
+        task = asyncio.create_task(wait.attack(attacker))
+        yield served, attacker
+        task.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await task
 
 
 @pytest.mark.usefixtures("library", "impatient")
-async def test_who_hoards_answers_behind_a_closed_window_is_let_go():
-    head = request_headers(path=f"/{SERVICE}/Echo")
-    async with serving() as served, attacking(served, settings=NO_WINDOW) as attacker:
-        for number in range(200):
-            stream = 1 + 2 * number
-            attacker.send(opened(stream, head=head))
-            attacker.send(frame(DATA, MESSAGE, flags=END_STREAM, stream=stream))
-        await asyncio.wait_for(attacker.read_to_the_end(), 10)
-        assert attacker.goaway == ENHANCE_YOUR_CALM
+@pytest.mark.parametrize("name", WAITS)
+async def test_who_lets_us_wait_is_let_go_and_others_are_served(name: str):
+    wait = WAITS[name]
+    async with waiting(wait) as (served, attacker), served.client() as other:
+        while not served.metric("grpc_connections_cut_total"):
+            assert await other.call("Echo", b"x") == b"echo x"
+        assert served.metric(f'grpc_connections_cut_total{{reason="{wait.reason}"}}') == 1
+        await served.counts("grpc_connections", 1)
+        if wait.reason != "overdue":
+            await asyncio.wait_for(attacker.read_to_the_end(), 10)
+            assert attacker.goaway == ENHANCE_YOUR_CALM
         assert not attacker.answers
 
 
 @pytest.mark.usefixtures("library", "impatient")
-async def test_who_never_reads_is_let_go():
-    """A kernel's buffers full of answers, and more behind them."""
-    head = request_headers(path=f"/{SERVICE}/Echo")
-    wide = struct.pack(">HI", 4, 2**31 - 1)
-    async with serving() as served, attacking(served, settings=wide) as attacker:
-        attacker.send(frame(WINDOW_UPDATE, struct.pack(">I", 2**31 - 1 - 65535)))
-        large = b"\0" + (1 << 20).to_bytes(4) + bytes(1 << 20)
-        chunks = [large[place : place + 16384] for place in range(0, len(large), 16384)]
-        with suppress(ConnectionError, TimeoutError):
-            for number in range(64):
-                stream = 1 + 2 * number
-                attacker.send(opened(stream, head=head))
-                for chunk in chunks[:-1]:
-                    attacker.send(frame(DATA, chunk, stream=stream))
-                attacker.send(frame(DATA, chunks[-1], flags=END_STREAM, stream=stream))
-                await attacker.drain()
-                if served.metric("grpc_connections_cut_total"):
-                    break
-        await served.counts('grpc_connections_cut_total{reason="overdue"}', 1)
+@pytest.mark.parametrize("name", WAITS)
+async def test_without_its_guard_the_server_waits_on(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Ten times longer than with it, and until it can't write, where that is the attack."""
+    wait, looks, is_stuck = WAITS[name], 0, name != "answers that are not read"
+    look, pause = Nghttp2Port._look_once, Connection.pause_writing
+
+    def counted(port: Nghttp2Port) -> None:
+        nonlocal looks
+        looks += is_stuck
+        look(port)
+
+    def stuck(connection: Connection) -> None:
+        nonlocal is_stuck
+        is_stuck = True
+        pause(connection)
+
+    monkeypatch.setattr(Nghttp2Port, "_look_once", counted)
+    monkeypatch.setattr(Connection, "pause_writing", stuck)
+    monkeypatch.setattr(*wait.guard)
+    async with waiting(wait) as (served, _):
+        await until(lambda: looks > 10 * WAIT_SECONDS / LOOK_SECONDS, "it has waited for long")
+        assert served.metric("grpc_connections") == 1
+        assert not served.metric("grpc_connections_cut_total")
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bool:

@@ -12,11 +12,12 @@ from meshwarden.adapters import nghttp2_library
 from meshwarden.adapters.nghttp2_session import http2
 from meshwarden.core.faults import Misconfigured
 from tests.support import grpc_service
-from tests.support.grpc_service import LIBRARIES, Served, serving, transport  # noqa: F401
-from tests.support.grpc_sessions import PATHS, HttpClient, SentCall, expected
+from tests.support.grpc_service import LIBRARIES, SERVICE, Served, serving, transport  # noqa: F401
+from tests.support.grpc_sessions import PATHS, Answer, HttpClient, SentCall, expected
 from tests.support.processes import until
 
 KINDS = grpc.Compression
+MESSAGE = b"\0\0\0\0\1x"
 
 
 @pytest.fixture
@@ -78,6 +79,45 @@ async def test_a_handler_ends_with_its_callers_deadline():
         await served.counts("grpc_calls_in_flight", 0)
 
 
+async def answer_to(served: Served, call: SentCall, *, window: int = 65_535) -> Answer:
+    """What the one call of a connection gets."""
+    client = HttpClient([call], window=window)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
+    client.connection.initiate_connection()
+    for _ in range(2):
+        client.step(0)
+    writer.write(client.connection.data_to_send())
+    while not client.is_done:
+        client.read(await asyncio.wait_for(reader.read(65536), 10))
+        writer.write(client.connection.data_to_send())
+    writer.close()
+    return client.answers[1]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("left", [b"20m", b"0m"])
+async def test_at_its_deadline_a_call_is_ended_whatever_its_handler_does(
+    name: str, left: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    grpc_service.use(name, monkeypatch)
+    call = SentCall(f"/{SERVICE}/Stubborn", [("grpc-timeout", left)], [MESSAGE])
+    async with serving() as served:
+        assert (await answer_to(served, call)).code == "4"
+        assert served.metric("grpc_calls_in_flight") == 0
+        served.handlers.gate.set()
+        await until(lambda: served.handlers.waiting == 0, "the handler ended")
+        assert served.metric('grpc_calls_total{code="DEADLINE_EXCEEDED"') == 1
+        assert served.metric('grpc_calls_total{code="OK"') == 0
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+async def test_a_handler_that_gives_up_ends_its_call(name: str, monkeypatch: pytest.MonkeyPatch):
+    grpc_service.use(name, monkeypatch)
+    async with serving() as served:
+        call = SentCall(f"/{SERVICE}/GivingUp", [], [MESSAGE])
+        assert (await answer_to(served, call)).code == "1"
+
+
 @pytest.mark.usefixtures("transport")
 async def test_a_packed_message_is_unpacked_and_bounded():
     async with serving(message_bytes_at_most=2048) as served, served.client() as client:
@@ -123,7 +163,7 @@ async def test_what_one_read_brings_is_answered_with_one_write(
 ):
     """Twenty calls arrive together; a peer that reads as they are written gets one piece."""
     grpc_service.use(name, monkeypatch)
-    calls = [SentCall(PATHS[0], [], [b"\0\0\0\0\1x"]) for _ in range(20)]
+    calls = [SentCall(PATHS[0], [], [MESSAGE]) for _ in range(20)]
     client = HttpClient(calls)
     async with serving() as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
@@ -146,17 +186,6 @@ async def test_what_one_read_brings_is_answered_with_one_write(
 async def test_a_narrow_window_gets_the_answer_bit_by_bit():
     """The client lets 1,000 bytes through at a time; the answer has 20,000."""
     call = SentCall(PATHS[0], [], [b"\0" + (20_000).to_bytes(4) + bytes(20_000)])
-    client = HttpClient([call], window=1000)
     async with serving() as served:
-        reader, writer = await asyncio.open_connection("127.0.0.1", served.server.port)
-        client.connection.initiate_connection()
-        for _ in range(2):
-            client.step(0)
-            writer.write(client.connection.data_to_send())
-        while not client.is_done:
-            client.read(await asyncio.wait_for(reader.read(65536), 10))
-            writer.write(client.connection.data_to_send())
-        writer.close()
-    assert (client.answers[1].status, client.answers[1].code, client.answers[1].body) == expected(
-        call
-    )
+        got = await answer_to(served, call, window=1000)
+    assert (got.status, got.code, got.body) == expected(call)

@@ -51,12 +51,7 @@ def use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `Served` run over this one of `TRANSPORTS`."""
     monkeypatch.setattr(Served, "transport", name.partition(" ")[0])
     if name in LIBRARIES:
-        monkeypatch.setattr(nghttp2_port, "http2", lambda: _http2(name))
-
-
-@cache
-def _http2(name: str) -> Http2:
-    return Http2(LIBRARIES[name])
+        monkeypatch.setattr(nghttp2_port, "http2", cache(partial(Http2, LIBRARIES[name])))
 
 
 class Handlers:
@@ -78,6 +73,15 @@ class Handlers:
         finally:
             self.waiting -= 1
             self.ended += 1
+
+    async def stubborn(self, message: bytes, metadata: Metadata) -> bytes:
+        """Goes on when it is cancelled."""
+        with suppress(asyncio.CancelledError):
+            await self.later(message, metadata)
+        return await self.later(message, metadata)
+
+    async def giving_up(self, _message: bytes, _metadata: Metadata) -> bytes:
+        raise asyncio.CancelledError
 
     def named(self, message: bytes, metadata: Metadata) -> bytes:
         return str(dict(metadata)[message.decode()]).encode()
@@ -105,6 +109,8 @@ class Handlers:
             Method(f"/{SERVICE}/Echo", self.echo),
             Method(f"/{SERVICE}/Same", lambda message, _: message),
             Method(f"/{SERVICE}/Later", self.later),
+            Method(f"/{SERVICE}/Stubborn", self.stubborn),
+            Method(f"/{SERVICE}/GivingUp", self.giving_up),
             Method(f"/{SERVICE}/Named", self.named),
             Method(f"/{SERVICE}/Failing", self.failing),
             Method(f"/{SERVICE}/MirrorA", partial(self.mirror, "MirrorA")),
