@@ -31,9 +31,7 @@ from ratelimit_service.core.model import (
 
 METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 GRPC_UNKNOWN = 2
-ANSWERS_KEPT = 4096
-STATUSES_KEPT = 8
-"""Answers with more are not kept: they are rare, and each may be large."""
+STATUSES_KEPT = 16_384
 
 _Shown = tuple[int, int, int, str, int, int]
 
@@ -103,11 +101,14 @@ def _descriptor(descriptor: Any) -> Descriptor:
 
 
 def encoded(decision: Decision) -> bytes:
-    """The decision as bytes of a `RateLimitResponse`; frequent ones are kept ready-made."""
-    shown = tuple([_shown(status) for status in decision.statuses])
-    if len(shown) > STATUSES_KEPT or decision.headers or decision.metadata is not None:
-        return bytes(_response(decision.code, shown, decision).SerializeToString())
-    return _plain_response(decision.code, shown)
+    """The decision as bytes of a `RateLimitResponse`: those of its fields, one after the other
+    (https://protobuf.dev/programming-guides/encoding/#order); frequent statuses are kept.
+    """
+    fields = [_encoded_code(decision.code)]
+    fields += [_encoded_status(_shown(status)) for status in decision.statuses]
+    if decision.headers or decision.metadata is not None:
+        fields.append(_response(0, (), decision).SerializeToString())
+    return b"".join(fields)
 
 
 def response(decision: Decision) -> Any:
@@ -123,9 +124,14 @@ def _shown(status: Status) -> _Shown:
     return (code, limit.requests_per_unit, limit.unit, limit.name, remaining, reset_seconds)
 
 
-@lru_cache(maxsize=ANSWERS_KEPT)
-def _plain_response(code: int, shown: tuple[_Shown, ...]) -> bytes:
-    return bytes(_response(code, shown, None).SerializeToString())
+@lru_cache
+def _encoded_code(code: int) -> bytes:
+    return bytes(_response(code, (), None).SerializeToString())
+
+
+@lru_cache(maxsize=STATUSES_KEPT)
+def _encoded_status(shown: _Shown) -> bytes:
+    return bytes(_response(0, (shown,), None).SerializeToString())
 
 
 def _response(code: int, shown: tuple[_Shown, ...], decision: Decision | None) -> Any:

@@ -38,6 +38,7 @@ class _Waiting(NamedTuple):
     mode: Mode
     increments: Sequence[Increment]
     answer: asyncio.Future[list[Outcome]]
+    deadline: float
 
 
 class Line:
@@ -60,6 +61,8 @@ class Line:
         self._breaker = breaker
         self._monotonic = monotonic
         self._waiting: deque[_Waiting] = deque()
+        self._unanswered: deque[_Waiting] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
         self._last_failure = ""
 
@@ -87,12 +90,37 @@ class Line:
     def enter(
         self, group: int, increments: Sequence[Increment], mode: Mode
     ) -> asyncio.Future[list[Outcome]]:
-        """What will come of `increments`, whose keys are all of `group`; after `admit`."""
-        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(group, mode, increments, answer))
+        """What will come of `increments`, whose keys are all of `group`; after `admit`. It raises
+        `Unavailable` after the time limit.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[Outcome]] = loop.create_future()
+        deadline = loop.time() + self._time_limit_seconds
+        waiting = _Waiting(group, mode, increments, answer, deadline)
+        self._waiting.append(waiting)
+        self._unanswered.append(waiting)
+        if self._timer is None:
+            self._timer = loop.call_at(deadline, self._expire)
         if self._sender is None:
-            self._sender = asyncio.create_task(self._send())
+            self._sender = loop.create_task(self._send())
         return answer
+
+    def _expire(self) -> None:
+        """Fail who has waited too long. One timer serves all: who came first is first to be late,
+        and a timer for each request costs more than its share of a call.
+        """
+        loop = asyncio.get_running_loop()
+        while self._unanswered and self._unanswered[0].deadline <= loop.time():
+            late = translated(TimeoutError(), time_limit_seconds=self._time_limit_seconds)
+            _fail([self._unanswered.popleft()], late)
+        self._forget_answered()
+        self._timer = None
+        if self._unanswered:
+            self._timer = loop.call_at(self._unanswered[0].deadline, self._expire)
+
+    def _forget_answered(self) -> None:
+        while self._unanswered and self._unanswered[0].answer.done():
+            self._unanswered.popleft()
 
     async def close(self) -> None:
         """Who still waits is told that Redis is unavailable."""
@@ -101,6 +129,8 @@ class Line:
             await asyncio.gather(self._sender, return_exceptions=True)
         _fail(self._waiting, _CLOSED)
         self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _send(self) -> None:
         """Call Redis for all who wait, until nobody does."""
@@ -178,6 +208,7 @@ class Line:
             # A slot that is being moved says nothing against the node, which answered.
             if not isinstance(answer, exceptions.TryAgainError):
                 failure = fault
+        self._forget_answered()
         self._note(failure)
 
     def _note(self, failure: Unavailable | None) -> None:

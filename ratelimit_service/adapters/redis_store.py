@@ -13,7 +13,7 @@ yet sent to its replica is forgotten.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from meshwarden.adapters.redis_client import LIBRARY_ERRORS, translated
@@ -65,25 +65,33 @@ class RedisStore:
         nodes = self._nodes()
         return sum(line.is_open for name, line in self._lines.items() if name in nodes)
 
-    async def add(
+    def add(
         self, increments: Sequence[Increment], *, mode: Mode = Mode.ALWAYS, now: int
-    ) -> list[Outcome]:
-        """What came of each increment; Redis expires by itself, without `now`.
+    ) -> Awaitable[list[Outcome]]:
+        """What will come of each increment; Redis expires by itself, without `now`.
 
-        Raises `Unavailable` when Redis doesn't answer in time, or refuses.
+        Raises `Unavailable`, at once or awaited, when Redis doesn't answer in time, or refuses.
         """
         del now
         parts = self._parts(increments)
+        if len(parts) != 1:
+            return self._added_in_parts(increments, parts, mode)
+        ((is_per_second, group),) = parts
+        line = self._line(is_per_second, group)
+        line.admit()
+        return line.enter(group, increments, mode)
+
+    async def _added_in_parts(
+        self,
+        increments: Sequence[Increment],
+        parts: dict[tuple[bool, int], list[int]],
+        mode: Mode,
+    ) -> list[Outcome]:
         seconds = max(
             (self._at(is_per_second).time_limit_seconds for is_per_second, _ in parts), default=0
         )
         try:
             async with asyncio.timeout(seconds):
-                if len(parts) == 1:
-                    ((is_per_second, group),) = parts
-                    line = self._line(is_per_second, group)
-                    line.admit()
-                    return await line.enter(group, increments, mode)
                 if mode is not Mode.ALWAYS:
                     return await self._read_then_added(increments, mode)
                 return list(await self._added(increments, parts))

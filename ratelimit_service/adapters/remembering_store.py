@@ -7,7 +7,7 @@ leaves hits out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from ratelimit_service.core.counter import is_over
@@ -18,9 +18,9 @@ from ratelimit_service.core.over_limit_cache import OverLimitCache
 class Awaited(Protocol):
     """A store that has to be awaited."""
 
-    async def add(
+    def add(
         self, increments: Sequence[Increment], *, mode: Mode, now: int
-    ) -> list[Outcome]: ...
+    ) -> Awaitable[list[Outcome]]: ...
 
 
 class RememberingStore:

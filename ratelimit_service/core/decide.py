@@ -169,29 +169,31 @@ def _hits(descriptor: Descriptor, hits_addend: int) -> int:
 
 def judge(planned: Plan, outcomes: Sequence[Outcome], *, now: int) -> Decision:
     """The answer, given what came of each planned increment."""
-    counted = iter(zip(planned.matches, planned.increments, outcomes, strict=True))
-    statuses = tuple(
-        status if status is not None else _status(*next(counted), now)
-        for status in planned.statuses
-    )
+    counted = [
+        _status(match, increment, outcome, now)
+        for match, increment, outcome in zip(
+            planned.matches, planned.increments, outcomes, strict=True
+        )
+    ]
+    statuses = tuple(counted)
+    if len(statuses) < len(planned.statuses):
+        rest = iter(counted)
+        statuses = tuple([next(rest) if one is None else one for one in planned.statuses])
     return answer(planned.descriptors, statuses, planned.options)
 
 
 def _status(match: Match, increment: Increment, outcome: Outcome, now: int) -> Status:
-    limit = match.limit
+    limit, at_most = match.limit, increment.at_most
     if isinstance(outcome, LeftOut):
         count, over = outcome.stands_at, outcome.is_over
     else:
         count = outcome
         over = is_over(increment, count)
-    return Status(
-        code=Code.OVER_LIMIT if over and not limit.shadow_mode else Code.OK,
-        limit=limit,
-        limit_remaining=max(0, increment.at_most - count),
-        reset_seconds=increment.window.seconds_until_reset(now),
-        is_over=over,
-        counted=Count(match.statistics_key, increment.hits, outcome, increment.at_most),
-    )
+    code = Code.OVER_LIMIT if over and not limit.shadow_mode else Code.OK
+    remaining = at_most - count if count < at_most else 0
+    reset = increment.window.seconds_until_reset(now)
+    counted = Count(match.statistics_key, increment.hits, outcome, at_most)
+    return Status(code, limit, remaining, reset, over, counted)
 
 
 def shared_out(planned: Plan, *, replicas: int) -> Plan:

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 
-from ratelimit_service.core.model import Descriptor, Rules
+from ratelimit_service.core.model import Descriptor, Entry, Rules
 from ratelimit_service.core.window import Window
 
 KEY_FORMATS = ("meshwarden", "envoyproxy")
@@ -35,7 +35,7 @@ def counter_key(
     if options.key_format == "envoyproxy":
         joined = "".join(f"{key}_{value}_" for key, value in values)
         return f"{options.key_prefix}{domain}_{joined}{window.start}"
-    framed = "".join(f"{len(key)}:{key}{len(value)}:{value}" for key, value in values)
+    framed = "".join([f"{len(key)}:{key}{len(value)}:{value}" for key, value in values])
     if len(framed) > FRAMED_AT_MOST:
         framed = f"sha256:{hashlib.sha256(framed.encode()).hexdigest()}"
     place = _framed_place(domain, window, is_tagged=domain in rules.atomic_domains)
@@ -52,9 +52,11 @@ def _framed_place(domain: str, window: Window, *, is_tagged: bool) -> str:
 
 def counted_values(
     descriptor: Descriptor, shared_values: Sequence[tuple[int, str]]
-) -> list[tuple[str, str]]:
+) -> Sequence[Entry]:
     """Key and value of each entry; a shared wildcard's pattern instead of the value."""
-    values = [(entry.key, entry.value) for entry in descriptor.entries]
+    if not shared_values:
+        return descriptor.entries
+    values = list(descriptor.entries)
     for index, pattern in shared_values:
-        values[index] = (values[index][0], pattern)
+        values[index] = values[index]._replace(value=pattern)
     return values

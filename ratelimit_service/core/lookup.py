@@ -44,13 +44,11 @@ def find_limit(domain: str, descriptor: Descriptor, *, rules: Rules) -> Match | 
         return None
     if descriptor.override is not None:
         return _overridden(domain, descriptor, descriptor.override)
-    steps: list[Step] = []
     node = root
+    steps: list[Step] = []
     for entry in descriptor.entries:
-        for step in tries(node, entry):
-            if step is not None:
-                break
-        else:
+        step = _first(node, entry)
+        if step is None:
             return None
         steps.append(step)
         node = step.node
@@ -59,6 +57,15 @@ def find_limit(domain: str, descriptor: Descriptor, *, rules: Rules) -> Match | 
     if node.has_plain_path:
         return node.match
     return _with_values(node.match, descriptor, steps=steps)
+
+
+def _first(node: Node, entry: Entry) -> Step | None:
+    """The step that is taken, None where there is none."""
+    if not node.wildcards and f"{entry.key}_{entry.value}" not in node.children:
+        # By far the most frequent case: nothing but the key alone is left to be tried.
+        default = node.children.get(entry.key)
+        return None if default is None else Step(default)
+    return next((step for step in tries(node, entry) if step is not None), None)
 
 
 def tries(node: Node, entry: Entry) -> Iterator[Step | None]:

@@ -134,6 +134,24 @@ async def test_a_silent_redis_costs_the_time_limit_and_no_more(server: RedisServ
     await limited.close()
 
 
+async def test_who_waits_behind_a_call_waits_no_longer_than_the_limit(server: RedisServer):
+    """The call before it takes the whole limit; what would be left for its own is not waited for."""
+    limited = redis_store(server.url, time_limit_seconds=0.5)
+    await limited.ping()
+    server.pause()
+    try:
+        sent = asyncio.ensure_future(limited.add([hits(1)], now=NOW))
+        await until(lambda: not limited.waiting_count, "the first is under way")
+        behind = asyncio.ensure_future(limited.add([hits(1)], now=NOW))
+        with pytest.raises(Unavailable, match="no answer within"):
+            await sent
+        with pytest.raises(Unavailable, match="no answer within"):
+            await asyncio.wait_for(behind, 0.25)
+    finally:
+        server.resume()
+    await limited.close()
+
+
 async def test_a_request_given_up_while_it_waits_is_not_counted(
     server: RedisServer, client: redis.Redis
 ):
@@ -141,10 +159,10 @@ async def test_a_request_given_up_while_it_waits_is_not_counted(
     await patient.ping()
     server.pause()
     try:
-        sent = asyncio.create_task(patient.add([hits(1, "sent")], now=NOW))
+        sent = asyncio.ensure_future(patient.add([hits(1, "sent")], now=NOW))
         for _ in range(3):  # the call's own turn, the sender's, and one to spare
             await asyncio.sleep(0)
-        given_up = asyncio.create_task(patient.add([hits(1, "given up")], now=NOW))
+        given_up = asyncio.ensure_future(patient.add([hits(1, "given up")], now=NOW))
         await until(lambda: patient.waiting_count, "the second request waits")
         given_up.cancel()
     finally:
@@ -204,10 +222,10 @@ async def test_a_wrong_password_is_a_lasting_fault():
 async def test_a_full_line_is_refused_at_once(server: RedisServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(redis_line, "WAITING_AT_MOST", 3)
     crowded = redis_store(server.url, time_limit_seconds=2)
-    answers = await asyncio.gather(
-        *(crowded.add([hits(1, "crowd")], now=NOW) for _ in range(5)), return_exceptions=True
-    )
-    assert [isinstance(answer, Unavailable) for answer in answers] == [False] * 3 + [True] * 2
+    waiting = [crowded.add([hits(1, "crowd")], now=NOW) for _ in range(3)]
+    with pytest.raises(Unavailable, match="more than 3 requests wait"):
+        crowded.add([hits(1, "crowd")], now=NOW)
+    assert await asyncio.gather(*waiting) == [[1], [2], [3]]
     await crowded.close()
 
 
@@ -215,10 +233,10 @@ async def test_closing_the_store_answers_who_still_waits(server: RedisServer):
     closing = redis_store(server.url, time_limit_seconds=5)
     server.pause()
     try:
-        sent = asyncio.create_task(closing.add([hits(1)], now=NOW))
+        sent = asyncio.ensure_future(closing.add([hits(1)], now=NOW))
         for _ in range(3):  # the call's own turn, the sender's, and one to spare
             await asyncio.sleep(0)
-        in_line = asyncio.create_task(closing.add([hits(1)], now=NOW))
+        in_line = asyncio.ensure_future(closing.add([hits(1)], now=NOW))
         await until(lambda: closing.waiting_count, "the second request waits")
         await closing.close()
         for task in (sent, in_line):
@@ -265,7 +283,7 @@ async def test_a_per_second_redis_has_a_time_limit_of_its_own(server: RedisServe
         )
         second = Increment("own", 1, Window(Unit.SECOND, NOW, 1), 10, Effect.DENIES)
         slow.pause()
-        asked = asyncio.create_task(store.add([second], now=NOW))
+        asked = asyncio.ensure_future(store.add([second], now=NOW))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(asked), 0.3)
         slow.resume()

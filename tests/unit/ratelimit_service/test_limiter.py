@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Awaitable, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meshwarden.adapters.grpc_calls import GrpcFailure
 from meshwarden.adapters.protobuf import message_class
@@ -13,22 +15,27 @@ from meshwarden.adapters.telemetry import Metrics
 from meshwarden.core.faults import InvalidInput, Unavailable
 from ratelimit_service.adapters.envoy_rls import (
     METHOD,
-    STATUSES_KEPT,
     ShouldRateLimit,
-    _plain_response,
     decoded,
+    encoded,
+    response,
 )
 from ratelimit_service.adapters.limiter import Approximation, Limiter, OnStoreFailure, Store
 from ratelimit_service.adapters.memory_store import MemoryStore
 from ratelimit_service.adapters.statistics import Statistics
 from ratelimit_service.core.model import (
+    Code,
+    Decision,
     HeaderNames,
     Increment,
+    Limit,
     Mode,
     Options,
     Outcome,
     Override,
+    Status,
 )
+from ratelimit_service.core.window import Unit
 from tests.support.limits import rules
 
 RULES = """
@@ -40,6 +47,7 @@ descriptors:
 - {key: address, value: 10.0.0.1, rate_limit: {unit: minute, requests_per_unit: 9}}
 """
 NOW = 90.75
+LIMITS = [None, Limit("domain.one", 1, Unit.MINUTE, name="single"), Limit("d.x", 9, Unit.DAY)]
 
 Request = message_class("envoy.service.ratelimit.v3.RateLimitRequest")
 Response = message_class("envoy.service.ratelimit.v3.RateLimitResponse")
@@ -242,13 +250,24 @@ async def test_a_limit_that_is_shared_out_is_tallied_by_its_part():
     assert face.statistic("rate_limit.domain.five.over_limit") == 3
 
 
-async def test_large_answers_are_not_kept(face: Face):
-    kept = _plain_response.cache_info().currsize
-    message = Request(domain="domain")
-    for number in range(STATUSES_KEPT + 1):
-        message.descriptors.add().entries.add(key="none", value=str(number))
-    await face.raw(message.SerializeToString())
-    assert _plain_response.cache_info().currsize == kept
+@given(
+    st.lists(st.tuples(st.sampled_from(LIMITS), st.integers(0, 2**32 - 1), st.integers(0, 9))),
+    st.sampled_from(Code),
+    st.lists(st.tuples(st.text(), st.text())),
+    st.none() | st.dictionaries(st.text(), st.text(), max_size=1),
+)
+def test_an_answer_that_is_put_together_is_what_protobuf_would_write(
+    told: list[tuple[Limit | None, int, int]],
+    code: Code,
+    headers: list[tuple[str, str]],
+    metadata: dict[str, str] | None,
+):
+    statuses = tuple(
+        Status(Code.OVER_LIMIT if limit else Code.OK, limit, remaining, reset)
+        for limit, remaining, reset in told
+    )
+    decision = Decision(code, statuses, tuple(headers), metadata)
+    assert encoded(decision) == response(decision).SerializeToString(deterministic=True)
 
 
 async def test_statistics_have_the_references_names(face: Face):

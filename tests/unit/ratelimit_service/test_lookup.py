@@ -140,7 +140,7 @@ def test_names_and_counters_of_odd_entries_are_the_references(
     match = find_limit("domain", asked, rules=rules(text))
     assert match is not None
     assert match.statistics_key == shown
-    assert counted_values(asked, match.shared_values) == [(entry[0], counted)]
+    assert list(counted_values(asked, match.shared_values)) == [(entry[0], counted)]
 
 
 def test_detailed_statistics_show_an_empty_value_as_the_reference_does():
