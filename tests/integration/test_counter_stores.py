@@ -135,7 +135,7 @@ async def test_a_silent_redis_costs_the_time_limit_and_no_more(server: RedisServ
 
 
 async def test_who_waits_behind_a_call_waits_no_longer_than_the_limit(server: RedisServer):
-    """The call before it takes the whole limit; what would be left for its own is not waited for."""
+    """The call before it takes the whole limit; one of its own is not waited for."""
     limited = redis_store(server.url, time_limit_seconds=0.5)
     await limited.ping()
     server.pause()
