@@ -21,7 +21,7 @@ STOP_SECONDS = 8.0
 READ_ON_SECONDS = 1.0
 _LINE_BYTES_AT_MOST = 1 << 20
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
-_PASSED_ON = ("EXT_AUTHZ_", "RATELIMIT_", "COVERAGE", "PYTHON", "LC_", "SSL_", "COV_")
+_PASSED_ON = ("EXT_AUTHZ_", "RATELIMIT_", "COVERAGE", "PYTHON", "LC_", "LD_", "SSL_", "COV_")
 _PASSED_ON_NAMES = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER")
 
 

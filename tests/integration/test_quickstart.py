@@ -316,6 +316,22 @@ def output_of(command: str, state: Path) -> str:
     ).stdout.strip()
 
 
+def test_without_libnghttp2_make_up_works_and_doctor_says_what_serves(tmp_path: Path):
+    """What stands in the library's places can't be loaded: an empty file, a pycurl beside none."""
+    lacking = tmp_path / "lacking"
+    lacking.mkdir()
+    for name in ("libnghttp2.so.14", "pycurl.py"):
+        (lacking / name).touch()
+    environment = {"LD_LIBRARY_PATH": str(lacking), "PYTHONPATH": str(lacking)}
+    with running_quickstart(tmp_path, with_make=True, environment=environment) as system:
+        answers = {r["name"]: statuses(r["curl"])[-1] for r in system.demo["requests"]}
+        assert answers == {r["name"]: r["expect"] for r in system.demo["requests"]}
+        assert "transport_not_found" in system.process.output
+        looked = system.command("doctor")
+        assert looked.returncode == 0, looked.stdout
+        assert looked.stdout.count("serves gRPC by grpcio 1.") == 2
+
+
 def test_sigterm_to_make_stops_everything_and_leaves_nothing(quickstart: Quickstart):
     """The last test on this system: it ends it."""
     processes = processes_of(quickstart.process.pid)

@@ -160,6 +160,8 @@ def test_a_service_gets_ready_and_stops_when_told(build: Build, service: str):
 
     try:
         wait_until(is_ready, "the service is ready", limit_seconds=30)
+        status = httpx2.get(f"http://127.0.0.1:{http}/readyz?verbose").json()
+        assert status["transport"].startswith("nghttp2 1.70"), "the wheel's, whatever is here"
         child.terminate()
         assert child.wait(20) == 0
     finally:

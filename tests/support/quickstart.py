@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,9 @@ def meshwarden(
 
 
 @contextmanager
-def running_quickstart(folder: Path, *, with_make: bool = False) -> Iterator[Quickstart]:
+def running_quickstart(
+    folder: Path, *, with_make: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[Quickstart]:
     """Run `meshwarden up` in `folder` until the block ends; `with_make`: as `make up` does."""
     config, state = folder / "config", folder / "state"
     shutil.copytree(CHECKOUT / "examples" / "quickstart", config)
@@ -79,7 +81,7 @@ def running_quickstart(folder: Path, *, with_make: bool = False) -> Iterator[Qui
         command = ["env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "make", "up"]
         command.append(f"UP={' '.join(options)}")
     # Its coverage is that of the tests of the parts, and of those of `up` that start it themselves.
-    with running(command, is_measured=False) as process:
+    with running(command, environment=environment, is_measured=False) as process:
         file = state / "demo.json"
         process.wait_until(file.exists, "demo.json is written", limit_seconds=40)
         yield Quickstart(process, json.loads(file.read_text()), config, state)
