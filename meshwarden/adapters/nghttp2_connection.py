@@ -2,7 +2,7 @@
 
     bytes -> data_received -> nghttp2_session_mem_recv     the library's: frames, HPACK, windows
                on_begin_frame   what brings no work is paid for; who can't pay is let go
-               on_header        what headers weigh together is bounded
+               on_header        the session's: kept; what headers weigh together is bounded
                on_frame         HEADERS: a call, in flight; a refused one needs no message
                on_body          its message grows to the length that it states, which is bounded
              when the read is used up, for each call that has what it needs:
