@@ -226,12 +226,12 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, call: Call, method: Method, task: asyncio.Future[bytes]) -> None:
         error = None if task.cancelled() else task.exception()
+        # Asked even where nobody waits any more: a fault of ours is logged.
+        refusal = refusals.GIVEN_UP if error is None else status_of(method, error)
         if call.task is not task:
             return
-        if task.cancelled():
-            self._fail(call, refusals.GIVEN_UP)
-        elif error is not None:
-            self._fail(call, status_of(method, error))
+        if error is not None or task.cancelled():
+            self._fail(call, refusal)
         else:
             self._reply(call, task.result())
         self._flush_soon()
