@@ -21,6 +21,7 @@ too long.
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
 from typing import cast
 
@@ -53,7 +54,7 @@ class Connection(asyncio.Protocol):
             header_bytes=settings.metadata_bytes_at_most,
             ping_seconds=settings.ping_interval_at_least_seconds,
         )
-        self._is_flush_due = False
+        self._is_flush_due = self._is_block_open = False
         self._session: Session | None = None
         self._refusal: Refusal | None = None
 
@@ -113,9 +114,10 @@ class Connection(asyncio.Protocol):
 
     def on_begin_frame(self, kind: int, flags: int) -> int:
         if kind == h2.HEADERS:
-            self.headers = []
             self.room = self._shared.settings.metadata_bytes_at_most
-            return 0
+            # The library tells nothing of a block that it ignores, nor of a stream that it refuses.
+            was_ignored, self._is_block_open = self._is_block_open, True
+            return _or_end(was_ignored and self._patience.is_over(self._life.heard))
         if kind == h2.PING and not flags & h2.FLAG_ACK:
             return _or_end(self._patience.is_over_pings(self._life.heard))
         if kind == h2.PING:
@@ -134,8 +136,9 @@ class Connection(asyncio.Protocol):
         if kind > h2.HEADERS:
             return 0
         call = self._calls.get(stream_id)
-        if kind == h2.HEADERS and call is None:
-            call = self._open(stream_id)
+        if kind == h2.HEADERS:
+            call = call or self._open(stream_id)
+            self.headers, self._is_block_open = [], False
         if call is None:
             return 0
         if not flags & h2.FLAG_END_STREAM:
@@ -209,6 +212,10 @@ class Connection(asyncio.Protocol):
             self._reply(call, method.overloaded())
 
     def _handle(self, call: Call, method: Method, received: Message) -> None:
+        left = call.time_left(self._shared.clock())
+        if left == 0:
+            self._fail(call, refusals.OUT_OF_TIME)
+            return
         try:
             message = received.taken(call.encoding)
             answer = self._shared.calls.answer(method, message, call.metadata)
@@ -220,7 +227,6 @@ class Connection(asyncio.Protocol):
             return
         call.task = asyncio.ensure_future(answer)
         call.task.add_done_callback(partial(self._finish, call, method))
-        left = call.time_left(self._shared.clock())
         if left is not None:
             call.deadline = call.task.get_loop().call_later(left, self._end_late, call)
 
@@ -240,8 +246,7 @@ class Connection(asyncio.Protocol):
         task = call.task
         self._fail(call, refusals.OUT_OF_TIME)
         self._flush_soon()
-        if task is not None:
-            task.cancel()
+        _cancel(task)
 
     def _flush_soon(self) -> None:
         """Once for all that is answered in this turn of the loop."""
@@ -280,8 +285,7 @@ class Connection(asyncio.Protocol):
             self._give_back(call.message.size)
         task = call.task
         call.end(self._shared.calls, "CANCELLED")
-        if task is not None:
-            task.cancel()
+        _cancel(task)
 
     def _give_back(self, size: int) -> None:
         if self._session is not None:
@@ -292,7 +296,7 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         self._is_flush_due = False
         session = self._session
-        if session is None or self._life.stuck is not None:
+        if session is None or self._life.stuck is not None or self._life.closing is not None:
             return
         unsent = session.unsent()
         if unsent:
@@ -371,7 +375,7 @@ class Connection(asyncio.Protocol):
     def _look_at(self, call: Call, session: Session, now: float) -> None:
         age = now - call.opened
         if not call.is_taken:
-            if age > grpc_calls.MESSAGE_SECONDS_AT_MOST:
+            if age > min(grpc_calls.MESSAGE_SECONDS_AT_MOST, call.timeout or math.inf):
                 call.is_taken = True
                 self._fail(call, refusals.NO_MESSAGE_IN_TIME)
         elif call.is_counted:
@@ -381,6 +385,14 @@ class Connection(asyncio.Protocol):
         elif not call.is_half_closed and age > 1:
             # It has its answer, and its client has not said that nothing follows.
             session.reset(call.stream_id)
+
+
+def _cancel(task: asyncio.Future[bytes] | None) -> None:
+    """After its first step, which is due before: a handler that never began would not let go of
+    what it was made to wait for.
+    """
+    if task is not None:
+        task.get_loop().call_soon(task.cancel)
 
 
 def _or_end(is_over: bool) -> int:

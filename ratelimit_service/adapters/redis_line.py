@@ -26,6 +26,8 @@ from ratelimit_service.core.model import Increment, LeftOut, Mode, Outcome
 
 COUNTERS_PER_CALL = 1000
 WAITING_AT_MOST = 10_000
+CLOCK_STEP_SECONDS = 0.001
+"""Of uvloop's clock, by which a timer may be early."""
 
 _SCRIPT = Script(SCRIPT)
 _CLOSED = Unavailable("redis: the store is closed")
@@ -65,6 +67,7 @@ class Line:
         self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
         self._last_failure = ""
+        self._is_closed = False
 
     @property
     def waiting_count(self) -> int:
@@ -82,6 +85,8 @@ class Line:
 
         Raises `Unavailable` when the line is full or the breaker is open.
         """
+        if self._is_closed:
+            raise Unavailable(_CLOSED.problems)
         if len(self._waiting) >= WAITING_AT_MOST:
             raise Unavailable(f"redis: more than {WAITING_AT_MOST} requests wait for it")
         if not self._breaker.permits(self._monotonic()):
@@ -110,7 +115,8 @@ class Line:
         and a timer for each request costs more than its share of a call.
         """
         loop = asyncio.get_running_loop()
-        while self._unanswered and self._unanswered[0].deadline <= loop.time():
+        due = loop.time() + CLOCK_STEP_SECONDS
+        while self._unanswered and self._unanswered[0].deadline <= due:
             late = translated(TimeoutError(), time_limit_seconds=self._time_limit_seconds)
             _fail([self._unanswered.popleft()], late)
         self._forget_answered()
@@ -123,7 +129,8 @@ class Line:
             self._unanswered.popleft()
 
     async def close(self) -> None:
-        """Who still waits is told that Redis is unavailable."""
+        """Who still waits is told that Redis is unavailable, and so is who comes later."""
+        self._is_closed = True
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)

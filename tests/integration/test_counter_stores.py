@@ -242,6 +242,8 @@ async def test_closing_the_store_answers_who_still_waits(server: RedisServer):
         for task in (sent, in_line):
             with pytest.raises(Unavailable, match="closed"):
                 await task
+        with pytest.raises(Unavailable, match="closed"):
+            closing.add([hits(1)], now=NOW)
     finally:
         server.resume()
 

@@ -108,6 +108,7 @@ ATTACKS: dict[str, tuple[list[bytes], Guard]] = {
         PATIENCE,
     ),
     "settings": ([frame(SETTINGS)] * FRAMES, PATIENCE),
+    "headers that are ignored": ([opened(3), *[opened(1)] * FRAMES], PATIENCE),
     "priority": ([frame(PRIORITY, b"\0\0\0\0\x10", stream=1)] * FRAMES, PATIENCE),
     "window update": ([frame(WINDOW_UPDATE, b"\0\0\0\1")] * 6 * FRAMES, PATIENCE),
     "empty data": ([opened(1), *[frame(DATA, stream=1)] * FRAMES], PATIENCE),
@@ -134,6 +135,16 @@ ALSO_STOPPED_BY_THE_LIBRARY = {"made you reset"}
 """By the newer ones at least: Debian teaches the older one such things without another version."""
 WITHOUT_A_WORD = {"continuation", "made you reset", "messages that never end"}
 """The library ends these in words of its own."""
+REASONS = {
+    "is_over": "too_many_frames_without_work",
+    "is_over_pings": "too_many_pings",
+    "is_over_headers": "headers",
+}
+
+
+def pings_at_will(name: str) -> dict[str, float]:
+    """`survives` pings: that must not be what ends another attack."""
+    return {} if name == "ping" else {"ping_interval_at_least_seconds": 1e-9}
 
 
 @pytest.fixture(params=list(LIBRARIES))
@@ -216,13 +227,16 @@ async def survives(attacker: Attacker, frames: list[bytes]) -> bool:
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_an_attack_ends_its_connection_and_nobody_elses(name: str):
-    async with serving() as served, served.client() as other:
+    attack, (_, guard, _) = ATTACKS[name]
+    async with serving(**pings_at_will(name)) as served, served.client() as other:
         assert await other.call("Echo", b"x") == b"echo x"
         before = resident_bytes()
         async with attacking(served) as attacker:
-            assert not await survives(attacker, ATTACKS[name][0])
+            assert not await survives(attacker, attack)
             await asyncio.wait_for(attacker.read_to_the_end(), 20)
             if name not in WITHOUT_A_WORD:
+                reason = f'grpc_connections_cut_total{{reason="{REASONS[guard]}"}}'
+                assert served.metric(reason) == 1
                 assert attacker.goaway in {ENHANCE_YOUR_CALM, None}, "what is cut may get lost"
         assert resident_bytes() - before < GROWTH_BYTES_AT_MOST
         assert await other.call("Echo", b"x") == b"echo x"
@@ -234,7 +248,7 @@ async def test_an_attack_ends_its_connection_and_nobody_elses(name: str):
 async def test_without_its_guard_the_attack_goes_on(name: str, monkeypatch: pytest.MonkeyPatch):
     attack, guard = ATTACKS[name]
     monkeypatch.setattr(*guard)
-    async with serving(ping_interval_at_least_seconds=1e-9) as served:
+    async with serving(**pings_at_will(name)) as served:
         async with attacking(served) as attacker:
             is_alive = await survives(attacker, attack)
         assert is_alive or name in ALSO_STOPPED_BY_THE_LIBRARY
@@ -350,7 +364,7 @@ async def test_who_lets_us_wait_is_let_go_and_others_are_served(name: str):
         if wait.reason != "overdue":
             await asyncio.wait_for(attacker.read_to_the_end(), 10)
             assert attacker.goaway == ENHANCE_YOUR_CALM
-        assert not attacker.answers
+            assert not attacker.answers
 
 
 @pytest.mark.usefixtures("library", "impatient")
@@ -377,6 +391,31 @@ async def test_without_its_guard_the_server_waits_on(name: str, monkeypatch: pyt
         await until(lambda: looks > 10 * WAIT_SECONDS / LOOK_SECONDS, "it has waited for long")
         assert served.metric("grpc_connections") == 1
         assert not served.metric("grpc_connections_cut_total")
+
+
+@pytest.mark.usefixtures("library")
+async def test_a_call_that_is_reset_as_it_comes_has_its_handler_begun_and_ended():
+    """One that never began would hold on to what it was made to wait for."""
+    async with serving() as served, attacking(served) as attacker:
+        await attacker.is_alive()
+        broken = frame(WINDOW_UPDATE, b"\x7f\xff\xff\xff", stream=1)
+        attacker.send(opened(1) + frame(DATA, MESSAGE, stream=1) + broken)
+        await until(lambda: served.handlers.ended == 1, "the handler began and ended")
+        await served.counts("grpc_calls_in_flight", 0)
+
+
+@pytest.mark.usefixtures("library")
+async def test_an_answer_that_is_ready_after_the_connection_was_ended_is_dropped(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
+):
+    async with serving() as served, attacking(served) as attacker:
+        attacker.send(opened(1) + whole(1, MESSAGE))
+        await until(lambda: served.handlers.waiting == 1, "the call is in flight")
+        assert not await survives(attacker, ATTACKS["ping"][0])
+        served.handlers.gate.set()
+        await until(lambda: served.handlers.ended == 1, "the handler has answered")
+        await served.counts("grpc_calls_in_flight", 0)
+    assert "write_eof" not in caplog.text + capsys.readouterr().out
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bool:

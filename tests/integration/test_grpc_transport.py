@@ -104,15 +104,15 @@ async def test_at_its_deadline_a_call_is_ended_whatever_its_handler_does(
     async with serving() as served:
         assert (await answer_to(served, call)).code == "4"
         assert served.metric("grpc_calls_in_flight") == 0
+        assert served.handlers.waiting == (left != b"0m"), "what is late is not begun"
         served.handlers.gate.set()
         await until(lambda: served.handlers.waiting == 0, "the handler ended")
         assert served.metric('grpc_calls_total{code="DEADLINE_EXCEEDED"') == 1
         assert served.metric('grpc_calls_total{code="OK"') == 0
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
-async def test_a_handler_that_gives_up_ends_its_call(name: str, monkeypatch: pytest.MonkeyPatch):
-    grpc_service.use(name, monkeypatch)
+@pytest.mark.usefixtures("transport")
+async def test_a_handler_that_gives_up_ends_its_call():
     async with serving() as served:
         call = SentCall(f"/{SERVICE}/GivingUp", [], [MESSAGE])
         assert (await answer_to(served, call)).code == "1"
