@@ -34,7 +34,7 @@ from meshwarden.adapters.grpc_refusals import Refusal
 from meshwarden.adapters.nghttp2_call import Call
 from meshwarden.adapters.nghttp2_lifetime import Lifetime
 from meshwarden.adapters.nghttp2_patience import WINDOW_UPDATE_COST, Patience
-from meshwarden.adapters.nghttp2_session import Session
+from meshwarden.adapters.nghttp2_session import Headers, Session
 from meshwarden.adapters.nghttp2_shared import Client, Shared
 
 WINDOW_BESIDES_A_MESSAGE = 1 << 20
@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
         self._shared = shared
         self._calls: dict[int, Call] = {}
         self._ready: list[Call] = []
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: Headers = []
         self.room = 0
         now, settings = shared.clock(), shared.settings
         self._life = Lifetime(now, settings, lives_seconds=lives_seconds)

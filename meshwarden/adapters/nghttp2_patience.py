@@ -4,6 +4,7 @@
 |---|---|
 | rapid reset (CVE-2023-44487), MadeYouReset (CVE-2025-8671) | `Patience`: a reset stream costs |
 | floods of SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA | `Patience`: each frame costs |
+| HEADERS that libnghttp2 ignores or refuses | `Patience`: each but the last costs |
 | PING flood | `Patience`: four too soon |
 | CONTINUATION flood | libnghttp2: `max_continuations` |
 | HPACK bomb | `Patience`: what headers weigh, unpacked |

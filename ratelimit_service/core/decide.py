@@ -169,16 +169,15 @@ def _hits(descriptor: Descriptor, hits_addend: int) -> int:
 
 def judge(planned: Plan, outcomes: Sequence[Outcome], *, now: int) -> Decision:
     """The answer, given what came of each planned increment."""
-    counted = [
-        _status(match, increment, outcome, now)
-        for match, increment, outcome in zip(
-            planned.matches, planned.increments, outcomes, strict=True
-        )
-    ]
-    statuses = tuple(counted)
-    if len(statuses) < len(planned.statuses):
-        rest = iter(counted)
-        statuses = tuple([next(rest) if one is None else one for one in planned.statuses])
+    counted = iter(
+        [
+            _status(match, increment, outcome, now)
+            for match, increment, outcome in zip(
+                planned.matches, planned.increments, outcomes, strict=True
+            )
+        ]
+    )
+    statuses = tuple([next(counted) if one is None else one for one in planned.statuses])
     return answer(planned.descriptors, statuses, planned.options)
 
 

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwarden.adapters import (
-    nghttp2_connection,
-    nghttp2_session,
-)
+from meshwarden.adapters import nghttp2_connection, nghttp2_session
 from meshwarden.adapters.nghttp2_patience import Patience
 from tests.support.grpc_service import serving
 from tests.support.http2_attacker import (

@@ -56,7 +56,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("library")
 async def test_connections_beyond_the_bound_are_closed_and_the_others_served():
-    """Half-open ones are counted in; a place that is left is taken by the next."""
+    """A place that is left is taken by the next."""
     async with serving(connections_at_most=3) as served, served.client() as other:
         assert await other.call("Echo", b"x") == b"echo x"
         held = [await asyncio.open_connection("127.0.0.1", served.server.port) for _ in range(2)]

@@ -23,10 +23,10 @@ Guard = tuple[object, str, Any]
 """What stops an attack, and what stands in its place where it is taken away."""
 
 
-def request_headers(*more: tuple[str, str], path: str = f"/{SERVICE}/Later") -> bytes:
+def request_headers(*, path: str = f"/{SERVICE}/Later") -> bytes:
     """Encoded without the peer's table, so that each block stands alone."""
     names = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")]
-    pairs = [*names, ("content-type", "application/grpc"), *more]
+    pairs = [*names, ("content-type", "application/grpc")]
     return bytes(Encoder().encode([(name, value, True) for name, value in pairs]))
 
 
